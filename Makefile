@@ -1,0 +1,45 @@
+# Two commands matter: `make demo` shows Pando, `make test` proves it. The rest is for those who change it.
+SHELL := /bin/sh
+# A fresh Rust is often not on the path of a non-login shell.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+NEXTEST_PROFILE := $(if $(CI),ci,default)
+
+.PHONY: help setup demo test check fmt bench docs
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what building, testing and measuring need (Debian, Ubuntu; asks sudo where it must)
+	@./scripts/setup test
+
+demo: ## build Pando and show it on a small live database
+	@./scripts/setup demo
+	cargo build --release --locked --package pando
+	./target/release/pando demo
+
+test: ## everything: tools, lints, all tests
+	@./scripts/setup test
+	@$(MAKE) --no-print-directory check
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run --workspace --locked --profile $(NEXTEST_PROFILE); \
+	else \
+		echo "cargo-nextest is not there: using cargo test (no retries, no time limits)"; \
+		cargo test --workspace --locked; \
+	fi
+
+check: ## format and lints; licences and bans too where cargo-deny is installed
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --all-features check bans licenses sources; \
+	else echo "cargo-deny is not there: the bans are held by crates/testkit/tests/walls.rs, licences are not looked at"; fi
+
+fmt: ## format all code
+	cargo fmt --all
+
+bench: ## measure, beside bare floors and peers (half an hour; `make bench ARGS=--quick`: some minutes)
+	@./scripts/setup bench
+	cargo bench --locked --package pando --bench speed -- $(or $(ARGS),--write)
+
+docs: ## the documentation of the code
+	cargo doc --workspace --no-deps --locked
