@@ -1,0 +1,206 @@
+//! What can be asked of Pando: the bodies of the REST calls, and the parameters of the verbs.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::moment::Moment;
+use crate::name::Name;
+use crate::policy::Policy;
+use crate::state::Profile;
+
+/// One source of an app, as given to `link`.
+#[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LinkSource {
+    /// The source's name; by default the engine's (`db`, `files`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Its URL, password and all.
+    pub url: String,
+    /// rsync patterns that are left out (files only).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+}
+
+impl std::fmt::Debug for LinkSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LinkSource").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// `link`: makes a mirror of production and follows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LinkRequest {
+    /// The app's name.
+    pub app: Name,
+    /// At least one source.
+    pub sources: Vec<LinkSource>,
+    /// Snapshots and their keeping; the default policy when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    /// Server settings that every clone of the app gets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+    pub set: SettingChange,
+}
+
+/// Server settings, `name = value`.
+pub type SettingChange = BTreeMap<String, String>;
+
+/// `clone`: makes a writable copy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CloneRequest {
+    /// The app or clone to copy.
+    pub from: Name,
+    /// `latest` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moment: Option<Moment>,
+    /// The new clone's name.
+    pub clone: Name,
+    /// `disposable` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+    /// Keep a log, so that the clone can be rewound to any second.
+    #[serde(default)]
+    pub record: bool,
+    /// Seconds until the lease ends; without one the clone is kept until it is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_seconds: Option<i64>,
+    /// Server settings of this clone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+    pub set: SettingChange,
+}
+
+/// `refresh`, `rewind`: replace a clone's data.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RefreshRequest {
+    /// `latest` when absent (refresh only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moment: Option<Moment>,
+}
+
+/// A bare moment, for calls that take nothing else.
+pub type MomentRequest = RefreshRequest;
+
+/// `bookmark`: gives a moment a name, and pins it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct BookmarkRequest {
+    /// The bookmark's name.
+    pub bookmark: Name,
+    /// `latest` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moment: Option<Moment>,
+}
+
+/// `lease`: until when a clone is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LeaseRequest {
+    /// Seconds from now; absent: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<i64>,
+}
+
+/// Every verb that changes something, with its parameters. Each becomes one operation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
+pub enum Request {
+    /// Link an app.
+    Link(LinkRequest),
+    /// Remove an app and its timeline.
+    Unlink {
+        /// The app.
+        app: Name,
+    },
+    /// Snapshot an app (syncs first) or a clone.
+    Snapshot {
+        /// The app or clone.
+        name: Name,
+    },
+    /// Name and pin a moment.
+    Bookmark {
+        /// The app or clone.
+        name: Name,
+        /// What to name.
+        #[serde(flatten)]
+        body: BookmarkRequest,
+    },
+    /// Forget a bookmark; what it pinned may go.
+    Unbookmark {
+        /// The app or clone.
+        name: Name,
+        /// The bookmark.
+        bookmark: Name,
+    },
+    /// Make a clone.
+    Clone(CloneRequest),
+    /// Start a clone's servers.
+    Start {
+        /// The clone.
+        clone: Name,
+    },
+    /// Stop a clone's servers.
+    Stop {
+        /// The clone.
+        clone: Name,
+    },
+    /// Give a clone the data of a moment of its parent. Address and password stay.
+    Refresh {
+        /// The clone.
+        clone: Name,
+        /// The moment of the parent.
+        moment: Moment,
+    },
+    /// Set a clone back to a moment of its own timeline.
+    Rewind {
+        /// The clone.
+        clone: Name,
+        /// The moment of the clone.
+        moment: Moment,
+    },
+    /// Take back the last refresh or rewind.
+    Undo {
+        /// The clone.
+        clone: Name,
+    },
+    /// Change a clone's lease.
+    Lease {
+        /// The clone.
+        clone: Name,
+        /// Until when.
+        #[serde(flatten)]
+        body: LeaseRequest,
+    },
+    /// Remove a clone.
+    Remove {
+        /// The clone.
+        clone: Name,
+    },
+}
+
+impl Request {
+    /// The word on the command line.
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Link(_) => "link",
+            Self::Unlink { .. } => "unlink",
+            Self::Snapshot { .. } => "snapshot",
+            Self::Bookmark { .. } => "bookmark",
+            Self::Unbookmark { .. } => "unbookmark",
+            Self::Clone(_) => "clone",
+            Self::Start { .. } => "start",
+            Self::Stop { .. } => "stop",
+            Self::Refresh { .. } => "refresh",
+            Self::Rewind { .. } => "rewind",
+            Self::Undo { .. } => "undo",
+            Self::Lease { .. } => "lease",
+            Self::Remove { .. } => "rm",
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Where a source of production is: its URL, and which engine knows it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use url::Url;
+
+/// What knows one kind of source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum EngineKind {
+    /// A PostgreSQL cluster.
+    Postgres,
+    /// A directory.
+    Files,
+    /// The simulated engine of the tests.
+    Sim,
+}
+
+impl EngineKind {
+    /// The word, as shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Files => "files",
+            Self::Sim => "sim",
+        }
+    }
+
+    /// The name a source of this kind gets when the user gives none.
+    pub const fn default_source_name(self) -> &'static str {
+        match self {
+            Self::Postgres | Self::Sim => "db",
+            Self::Files => "files",
+        }
+    }
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A source's URL, taken apart. `Debug` and `Display` never show the password.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceUrl {
+    /// The engine that the scheme names.
+    pub engine: EngineKind,
+    /// The scheme as typed: `postgres`, `postgresql`, `file`, `ssh`, `sim`.
+    pub scheme: String,
+    /// The user, percent-decoded.
+    pub user: Option<String>,
+    /// The password, percent-decoded. A secret.
+    pub password: Option<String>,
+    /// The host; none for a local path or a socket.
+    pub host: Option<String>,
+    /// The port, if typed.
+    pub port: Option<u16>,
+    /// The path, percent-decoded, with its leading slash: a directory, or `/database`.
+    pub path: String,
+    /// What stands behind the question mark.
+    pub query: BTreeMap<String, String>,
+}
+
+/// Why a text is not a source's URL.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SourceUrlError {
+    /// Not a URL at all. The text is not repeated: it may hold a password.
+    #[error("this is not a URL ({0}); a source looks like postgres://user:password@host/database or file:///srv/files")]
+    Malformed(String),
+    /// A scheme that no engine knows.
+    #[error("no engine knows {0}:// URLs; known are postgres://, file:// and ssh://")]
+    Scheme(String),
+    /// A part is missing.
+    #[error("{0}")]
+    Part(&'static str),
+}
+
+impl SourceUrl {
+    /// The database that a `postgres://` URL names; without one the user's name is libpq's rule.
+    pub fn database(&self) -> Option<&str> {
+        Some(self.path.trim_start_matches('/')).filter(|name| !name.is_empty())
+    }
+
+    /// The same without its password, for the catalog's plain columns and for people.
+    #[must_use]
+    pub fn without_password(&self) -> Self {
+        Self { password: None, ..self.clone() }
+    }
+}
+
+fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut index = 0;
+    while index < bytes.len() {
+        let escaped = (bytes[index] == b'%')
+            .then(|| text.get(index + 1..index + 3))
+            .flatten()
+            .filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        out.push(escaped.unwrap_or(bytes[index]));
+        index += if escaped.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+impl FromStr for SourceUrl {
+    type Err = SourceUrlError;
+    fn from_str(text: &str) -> Result<Self, SourceUrlError> {
+        let url = Url::parse(text).map_err(|error| SourceUrlError::Malformed(error.to_string()))?;
+        let engine = match url.scheme() {
+            "postgres" | "postgresql" => EngineKind::Postgres,
+            "file" | "ssh" => EngineKind::Files,
+            "sim" => EngineKind::Sim,
+            other => return Err(SourceUrlError::Scheme(other.to_owned())),
+        };
+        let source = Self {
+            engine,
+            scheme: url.scheme().to_owned(),
+            user: Some(decode(url.username())).filter(|user| !user.is_empty()),
+            password: url.password().map(decode),
+            host: url.host_str().map(|host| decode(host.trim_matches(['[', ']']))).filter(|host| !host.is_empty()),
+            port: url.port(),
+            path: decode(url.path()),
+            query: url.query_pairs().into_owned().collect(),
+        };
+        let texts = [source.user.as_deref(), source.password.as_deref(), source.host.as_deref(), Some(&source.path)];
+        if texts.into_iter().flatten().any(|part| part.contains(['\0', '\n', '\r'])) {
+            return Err(SourceUrlError::Part("a source's URL cannot contain line breaks or zero bytes"));
+        }
+        match source.scheme.as_str() {
+            "file" | "ssh" if source.path.trim_matches('/').is_empty() => {
+                Err(SourceUrlError::Part("a file:// or ssh:// source names a directory, and not /"))
+            }
+            "ssh" if source.host.is_none() => Err(SourceUrlError::Part("an ssh:// source names a host")),
+            "ssh" if [&source.user, &source.host].into_iter().flatten().any(|part| part.starts_with('-')) => {
+                Err(SourceUrlError::Part("an ssh:// source's user and host cannot begin with a dash"))
+            }
+            _ => Ok(source),
+        }
+    }
+}
+
+impl fmt::Display for SourceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://", self.scheme)?;
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
+        }
+        f.write_str(self.host.as_deref().unwrap_or(""))?;
+        if let Some(port) = self.port {
+            write!(f, ":{port}")?;
+        }
+        f.write_str(&self.path)
+    }
+}
+
+impl fmt::Debug for SourceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SourceUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_postgres_url_is_taken_apart_and_its_password_hidden() -> Result<(), SourceUrlError> {
+        let url: SourceUrl = "postgres://rep%40l:s%3Acret@db.example:5433/shop?sslmode=require".parse()?;
+        assert_eq!(url.user.as_deref(), Some("rep@l"));
+        assert_eq!(url.password.as_deref(), Some("s:cret"));
+        assert_eq!((url.port, url.database()), (Some(5433), Some("shop")));
+        assert_eq!(url.query.get("sslmode").map(String::as_str), Some("require"));
+        assert!(!format!("{url} {url:?}").contains("cret"));
+        let socket: SourceUrl = "postgres:///shop?host=/var/run/postgresql".parse()?;
+        assert_eq!((socket.database(), socket.host.as_deref()), (Some("shop"), None));
+        Ok(())
+    }
+
+    #[test]
+    fn directories_and_refusals() {
+        assert_eq!("file:///srv/a%20b".parse::<SourceUrl>().map(|u| u.path), Ok("/srv/a b".to_owned()));
+        assert!("ssh://deploy@web1/srv/files".parse::<SourceUrl>().is_ok());
+        for bad in ["", "shop", "file:///", "ssh:///x", "http://x/y", "ssh://-oProxyCommand=x/y", "file:///a%0Ab"] {
+            assert!(bad.parse::<SourceUrl>().is_err(), "{bad}");
+        }
+    }
+}
