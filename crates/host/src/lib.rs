@@ -1,0 +1,16 @@
+//! The one door to the operating system: foreign tools, accounts, durable writes, the clock, randomness,
+//! secrets and fail points. Everything else in Pando reaches the machine through here, so that there is
+//! one place where a command is built, one where a file is made durable, and one where a test can fail it.
+
+pub mod account;
+pub mod clock;
+pub mod durable;
+pub mod fail;
+pub mod process;
+pub mod secret;
+pub mod tool;
+
+pub use account::Account;
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use fail::{FailAction, FailPoints, Injected};
+pub use tool::{Finished, Tool, ToolCommand, ToolError};
