@@ -1,0 +1,413 @@
+//! What Pando means: apps, snapshots, clones, bookmarks, operations with their journal, and events.
+//!
+//! One SQLite file in WAL mode, one connection behind a lock. Each record is a typed document with an id
+//! and one key it is looked up by; names of apps and clones share one namespace in a table of their own,
+//! so that "the same name twice at once" has one winner.
+//!
+//! # Crash consistency
+//! Commits reach the disk in order. [`Durability::Synced`] commits are on disk when the call returns;
+//! [`Durability::Ordered`] ones may be lost by a crash of the machine (never of the process), but only
+//! from the end. The journal relies on that order alone: an operation's birth and end are synced, its
+//! steps are ordered.
+
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use pando_model::{EventView, Name, OwnerId};
+use rusqlite::{Connection, OptionalExtension, params};
+use thiserror::Error;
+
+pub use record::{
+    AppRecord, AppSource, BookmarkRecord, CloneRecord, CloneSource, Former, OperationRecord, Record, Sealed,
+    SnapshotRecord, SnapshotSource, StepRecord,
+};
+
+/// Why the catalog did not do its work.
+#[derive(Debug, Error)]
+pub enum CatalogError {
+    /// SQLite failed.
+    #[error("the catalog could not be {action}")]
+    Sql {
+        /// `opened`, `read`, `written`.
+        action: &'static str,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// A stored document is not what this version writes.
+    #[error("a record of the catalog ({table} {id}) cannot be read")]
+    Damaged {
+        /// The kind of record.
+        table: &'static str,
+        /// Its id.
+        id: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The catalog was written by a newer Pando.
+    #[error("the catalog has version {found}, this Pando knows up to {known}")]
+    TooNew {
+        /// The version found.
+        found: i64,
+        /// The newest one known.
+        known: i64,
+    },
+    /// The name is in use.
+    #[error("the name {0} is taken")]
+    NameTaken(Name),
+}
+
+fn sql(action: &'static str) -> impl Fn(rusqlite::Error) -> CatalogError {
+    move |source| CatalogError::Sql { action, source }
+}
+
+/// Whether a commit must be on disk when the call returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// On disk when the call returns.
+    Synced,
+    /// On disk before any later commit is.
+    Ordered,
+}
+
+const VERSION: i64 = 1;
+const SCHEMA: &str = "
+    CREATE TABLE names (name TEXT PRIMARY KEY, owner TEXT NOT NULL) STRICT;
+    CREATE TABLE apps (id TEXT PRIMARY KEY, key TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
+    CREATE TABLE clones (id TEXT PRIMARY KEY, key TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
+    CREATE TABLE snapshots (id TEXT PRIMARY KEY, key TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
+    CREATE TABLE bookmarks (id TEXT PRIMARY KEY, key TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
+    CREATE TABLE operations (id TEXT PRIMARY KEY, key TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
+    CREATE INDEX clones_key ON clones (key);
+    CREATE INDEX snapshots_key ON snapshots (key);
+    CREATE INDEX bookmarks_key ON bookmarks (key);
+    CREATE INDEX operations_key ON operations (key);
+    CREATE TABLE events (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        at TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT, text TEXT NOT NULL
+    ) STRICT;
+    PRAGMA user_version = 1;
+";
+
+/// The catalog of one home.
+pub struct Catalog {
+    connection: Mutex<Connection>,
+}
+
+impl Catalog {
+    /// Opens the catalog at `path`, made when missing.
+    ///
+    /// # Errors
+    /// When the file cannot be used, or was written by a newer Pando.
+    pub fn open(path: &Path) -> Result<Self, CatalogError> {
+        Self::prepare(Connection::open(path).map_err(sql("opened"))?)
+    }
+
+    /// A catalog in memory, for tests.
+    ///
+    /// # Errors
+    /// When SQLite cannot start.
+    pub fn in_memory() -> Result<Self, CatalogError> {
+        Self::prepare(Connection::open_in_memory().map_err(sql("opened"))?)
+    }
+
+    fn prepare(connection: Connection) -> Result<Self, CatalogError> {
+        connection
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;")
+            .map_err(sql("opened"))?;
+        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sql("opened"))?;
+        match found {
+            0 => connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;")).map_err(sql("opened"))?,
+            VERSION => {}
+            newer => return Err(CatalogError::TooNew { found: newer, known: VERSION }),
+        }
+        Ok(Self { connection: Mutex::new(connection) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `change` as one transaction: all of it happens, or nothing.
+    ///
+    /// # Errors
+    /// What `change` returns, or a failed commit.
+    pub fn change<T>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&Change<'_>) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        let mut connection = self.lock();
+        let level = match durability {
+            Durability::Synced => "FULL",
+            Durability::Ordered => "NORMAL",
+        };
+        connection.pragma_update(None, "synchronous", level).map_err(sql("written"))?;
+        let transaction = connection.transaction().map_err(sql("written"))?;
+        let answer = change(&Change { connection: &transaction })?;
+        transaction.commit().map_err(sql("written"))?;
+        Ok(answer)
+    }
+
+    /// Writes one record, durably.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put<R: Record>(&self, record: &R) -> Result<(), CatalogError> {
+        self.change(Durability::Synced, |change| change.put(record))
+    }
+
+    /// Writes one record in order, not yet durably.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note<R: Record>(&self, record: &R) -> Result<(), CatalogError> {
+        self.change(Durability::Ordered, |change| change.put(record))
+    }
+
+    /// Removes one record. That it was not there is no error.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub fn delete<R: Record>(&self, id: &str) -> Result<(), CatalogError> {
+        self.change(Durability::Synced, |change| change.delete::<R>(id))
+    }
+
+    /// One record.
+    ///
+    /// # Errors
+    /// When the catalog or the record cannot be read.
+    pub fn get<R: Record>(&self, id: &str) -> Result<Option<R>, CatalogError> {
+        get(&self.lock(), id)
+    }
+
+    /// All records of a kind, by id, which is by birth.
+    ///
+    /// # Errors
+    /// When the catalog or a record cannot be read.
+    pub fn all<R: Record>(&self) -> Result<Vec<R>, CatalogError> {
+        self.select(&format!("SELECT id, doc FROM {} ORDER BY id", R::TABLE), [])
+    }
+
+    /// All records with that key, by id.
+    ///
+    /// # Errors
+    /// When the catalog or a record cannot be read.
+    pub fn of<R: Record>(&self, key: &str) -> Result<Vec<R>, CatalogError> {
+        self.select(&format!("SELECT id, doc FROM {} WHERE key = ?1 ORDER BY id", R::TABLE), [key])
+    }
+
+    /// The newest `limit` records of a kind, newest first.
+    ///
+    /// # Errors
+    /// When the catalog or a record cannot be read.
+    pub fn newest<R: Record>(&self, limit: usize) -> Result<Vec<R>, CatalogError> {
+        self.select(&format!("SELECT id, doc FROM {} ORDER BY id DESC LIMIT {limit}", R::TABLE), [])
+    }
+
+    fn select<R: Record>(&self, text: &str, parameters: impl rusqlite::Params) -> Result<Vec<R>, CatalogError> {
+        select(&self.lock(), text, parameters)
+    }
+
+    /// Whom a name belongs to.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn owner(&self, name: &Name) -> Result<Option<OwnerId>, CatalogError> {
+        let found: Option<String> = self
+            .lock()
+            .query_row("SELECT owner FROM names WHERE name = ?1", [name.as_str()], |row| row.get(0))
+            .optional()
+            .map_err(sql("read"))?;
+        Ok(found.and_then(|text| text.parse().ok()))
+    }
+
+    /// Forgets finished operations but the newest `keep`.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub fn forget_operations(&self, keep: usize) -> Result<(), CatalogError> {
+        self.change(Durability::Ordered, |change| {
+            change
+                .connection
+                .execute(
+                    "DELETE FROM operations WHERE key IN ('done', 'failed') AND id <=
+                     (SELECT id FROM operations ORDER BY id DESC LIMIT 1 OFFSET ?1)",
+                    [i64::try_from(keep).unwrap_or(i64::MAX)],
+                )
+                .map_err(sql("written"))?;
+            Ok(())
+        })
+    }
+
+    /// All names with whom they belong to.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn names(&self) -> Result<Vec<(String, String)>, CatalogError> {
+        let connection = self.lock();
+        let mut statement =
+            connection.prepare_cached("SELECT name, owner FROM names ORDER BY name").map_err(sql("read"))?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(sql("read"))?;
+        rows.collect::<Result<_, _>>().map_err(sql("read"))
+    }
+
+    /// Adds an event and answers its sequence number. Keeps the newest 10,000.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub fn add_event(
+        &self,
+        at: Timestamp,
+        kind: &str,
+        subject: Option<&Name>,
+        text: &str,
+    ) -> Result<u64, CatalogError> {
+        self.change(Durability::Ordered, |change| {
+            change
+                .connection
+                .execute(
+                    "INSERT INTO events (at, kind, subject, text) VALUES (?1, ?2, ?3, ?4)",
+                    params![at.to_string(), kind, subject.map(Name::as_str), text],
+                )
+                .map_err(sql("written"))?;
+            let sequence = change.connection.last_insert_rowid();
+            change
+                .connection
+                .execute("DELETE FROM events WHERE sequence <= ?1", [sequence - 10_000])
+                .map_err(sql("written"))?;
+            Ok(u64::try_from(sequence).unwrap_or(0))
+        })
+    }
+
+    /// At most 1,000 events above `since`, oldest first.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn events(&self, since: u64) -> Result<Vec<EventView>, CatalogError> {
+        let connection = self.lock();
+        let mut statement = connection
+            .prepare_cached(
+                "SELECT sequence, at, kind, subject, text FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT 1000",
+            )
+            .map_err(sql("read"))?;
+        let since = i64::try_from(since).unwrap_or(i64::MAX);
+        let rows = statement
+            .query_map([since], |row| {
+                Ok(EventView {
+                    sequence: row.get::<_, i64>(0)?.unsigned_abs(),
+                    at: row.get::<_, String>(1)?.parse().unwrap_or(Timestamp::UNIX_EPOCH),
+                    kind: row.get(2)?,
+                    subject: row.get::<_, Option<String>>(3)?.and_then(|name| name.parse().ok()),
+                    text: row.get(4)?,
+                })
+            })
+            .map_err(sql("read"))?;
+        rows.collect::<Result<_, _>>().map_err(sql("read"))
+    }
+}
+
+/// A transaction under way.
+pub struct Change<'a> {
+    connection: &'a Connection,
+}
+
+impl Change<'_> {
+    /// Writes one record, new or not.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put<R: Record>(&self, record: &R) -> Result<(), CatalogError> {
+        let doc = serde_json::to_string(record).map_err(|source| CatalogError::Damaged {
+            table: R::TABLE,
+            id: record.id(),
+            source,
+        })?;
+        self.connection
+            .prepare_cached(&format!("INSERT OR REPLACE INTO {} (id, key, doc) VALUES (?1, ?2, ?3)", R::TABLE))
+            .and_then(|mut statement| statement.execute(params![record.id(), record.key(), doc]))
+            .map_err(sql("written"))?;
+        Ok(())
+    }
+
+    /// One record, as this transaction sees it.
+    ///
+    /// # Errors
+    /// When the catalog or the record cannot be read.
+    pub fn get<R: Record>(&self, id: &str) -> Result<Option<R>, CatalogError> {
+        get(self.connection, id)
+    }
+
+    /// All records of a kind, as this transaction sees them.
+    ///
+    /// # Errors
+    /// When the catalog or a record cannot be read.
+    pub fn all<R: Record>(&self) -> Result<Vec<R>, CatalogError> {
+        select(self.connection, &format!("SELECT id, doc FROM {} ORDER BY id", R::TABLE), [])
+    }
+
+    /// Removes one record. That it was not there is no error.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub fn delete<R: Record>(&self, id: &str) -> Result<(), CatalogError> {
+        self.connection.execute(&format!("DELETE FROM {} WHERE id = ?1", R::TABLE), [id]).map_err(sql("written"))?;
+        Ok(())
+    }
+
+    /// Takes a name for an owner; that it has it already is no error.
+    ///
+    /// # Errors
+    /// [`CatalogError::NameTaken`] when it is another's.
+    pub fn take_name(&self, name: &Name, owner: &OwnerId) -> Result<(), CatalogError> {
+        let holder: String = self
+            .connection
+            .execute("INSERT OR IGNORE INTO names (name, owner) VALUES (?1, ?2)", [name.as_str(), owner.as_str()])
+            .and_then(|_| {
+                self.connection.query_row("SELECT owner FROM names WHERE name = ?1", [name.as_str()], |row| row.get(0))
+            })
+            .map_err(sql("written"))?;
+        if holder == owner.as_str() { Ok(()) } else { Err(CatalogError::NameTaken(name.clone())) }
+    }
+
+    /// Gives back all names of an owner.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub fn free_names(&self, owner: &OwnerId) -> Result<(), CatalogError> {
+        self.connection.execute("DELETE FROM names WHERE owner = ?1", [owner.as_str()]).map_err(sql("written"))?;
+        Ok(())
+    }
+}
+
+fn select<R: Record>(
+    connection: &Connection,
+    text: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<R>, CatalogError> {
+    let mut statement = connection.prepare_cached(text).map_err(sql("read"))?;
+    let rows = statement
+        .query_map(parameters, |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+        .map_err(sql("read"))?;
+    rows.map(|row| {
+        let (id, doc) = row.map_err(sql("read"))?;
+        decode(&id, &doc)
+    })
+    .collect()
+}
+
+fn get<R: Record>(connection: &Connection, id: &str) -> Result<Option<R>, CatalogError> {
+    let doc: Option<String> = connection
+        .prepare_cached(&format!("SELECT doc FROM {} WHERE id = ?1", R::TABLE))
+        .and_then(|mut statement| statement.query_row([id], |row| row.get(0)).optional())
+        .map_err(sql("read"))?;
+    doc.map(|doc| decode(id, &doc)).transpose()
+}
+
+fn decode<R: Record>(id: &str, doc: &str) -> Result<R, CatalogError> {
+    serde_json::from_str(doc).map_err(|source| CatalogError::Damaged { table: R::TABLE, id: id.to_owned(), source })
+}

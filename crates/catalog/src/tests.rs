@@ -1,0 +1,103 @@
+//! The catalog against a real SQLite file.
+
+use super::*;
+use pando_model::{AppId, AppState, CloneId, OperationId, OperationState, Policy, VolumeId};
+
+fn app(name: &str, seed: u32) -> AppRecord {
+    AppRecord {
+        id: AppId::from_parts(1, seed),
+        name: name.parse().unwrap(),
+        state: AppState::Linking,
+        problem: None,
+        policy: Policy::default(),
+        set: Default::default(),
+        volume: VolumeId::from_parts(1, seed),
+        created_at: Timestamp::UNIX_EPOCH,
+        sources: Default::default(),
+    }
+}
+
+#[test]
+fn records_survive_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog.db");
+    Catalog::open(&path).unwrap().put(&app("shop", 1)).unwrap();
+    let catalog = Catalog::open(&path).unwrap();
+    assert_eq!(catalog.all::<AppRecord>().unwrap().len(), 1);
+    let id = app("shop", 1).id.to_string();
+    assert_eq!(catalog.get::<AppRecord>(&id).unwrap().unwrap().name.as_str(), "shop");
+    catalog.delete::<AppRecord>(&id).unwrap();
+    catalog.delete::<AppRecord>(&id).unwrap();
+    assert!(catalog.get::<AppRecord>(&id).unwrap().is_none());
+}
+
+#[test]
+fn a_name_has_one_owner() {
+    let catalog = Catalog::in_memory().unwrap();
+    let name: Name = "shop".parse().unwrap();
+    let (one, two) = (OwnerId::Clone(CloneId::from_parts(1, 1)), OwnerId::Clone(CloneId::from_parts(1, 2)));
+    let take = |owner: &OwnerId| catalog.change(Durability::Synced, |change| change.take_name(&name, owner));
+    take(&one).unwrap();
+    take(&one).unwrap();
+    assert!(matches!(take(&two), Err(CatalogError::NameTaken(_))));
+    catalog.change(Durability::Synced, |change| change.free_names(&one)).unwrap();
+    take(&two).unwrap();
+    assert_eq!(catalog.owner(&name).unwrap(), Some(two));
+}
+
+#[test]
+fn a_failed_change_changes_nothing() {
+    let catalog = Catalog::in_memory().unwrap();
+    let failed: Result<(), _> = catalog.change(Durability::Synced, |change| {
+        change.put(&app("shop", 1))?;
+        Err(CatalogError::NameTaken("shop".parse().unwrap()))
+    });
+    assert!(failed.is_err());
+    assert!(catalog.all::<AppRecord>().unwrap().is_empty());
+}
+
+#[test]
+fn a_newer_catalog_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog.db");
+    drop(Catalog::open(&path).unwrap());
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(Catalog::open(&path), Err(CatalogError::TooNew { found: 99, .. })));
+}
+
+#[test]
+fn events_are_numbered_and_bounded() {
+    let catalog = Catalog::in_memory().unwrap();
+    let first = catalog.add_event(Timestamp::UNIX_EPOCH, "test", None, "one").unwrap();
+    catalog.add_event(Timestamp::UNIX_EPOCH, "test", None, "two").unwrap();
+    let after: Vec<String> = catalog.events(first).unwrap().into_iter().map(|event| event.text).collect();
+    assert_eq!(after, ["two"]);
+}
+
+#[test]
+fn old_operations_are_forgotten_unfinished_ones_never() {
+    let catalog = Catalog::in_memory().unwrap();
+    for (seed, state) in [OperationState::Running, OperationState::Done, OperationState::Failed, OperationState::Done]
+        .into_iter()
+        .enumerate()
+    {
+        let record = OperationRecord {
+            id: OperationId::from_parts(u64::try_from(seed).unwrap(), 0),
+            verb: "clone".to_owned(),
+            subject: "dev".parse().unwrap(),
+            state,
+            doc: serde_json::Value::Null,
+            steps: Vec::new(),
+            progress: None,
+            error: None,
+            result: None,
+            created_at: Timestamp::UNIX_EPOCH,
+            finished_at: None,
+        };
+        catalog.put(&record).unwrap();
+    }
+    catalog.forget_operations(1).unwrap();
+    let left: Vec<OperationState> =
+        catalog.all::<OperationRecord>().unwrap().into_iter().map(|record| record.state).collect();
+    assert_eq!(left, [OperationState::Running, OperationState::Done]);
+}
