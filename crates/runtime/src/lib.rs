@@ -1,0 +1,167 @@
+//! Runs units. A unit is one server (or one program run to its end) of a mirror or clone.
+//!
+//! Units outlive the daemon: they are started in their own session, write their log to a file, and are
+//! adopted again after a restart or crash of the daemon. A unit's id is written into its environment
+//! (`PANDO_UNIT`, with `PANDO_HOME` beside it), so that what runs can be compared with what the catalog
+//! means, even when every file of the runtime is lost.
+
+pub mod conformance;
+pub mod process;
+pub mod sim;
+
+pub use process::ProcessRuntime;
+pub use sim::SimRuntime;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pando_host::Account;
+use pando_model::UnitId;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// What making something came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ensured {
+    /// It was started now.
+    Created,
+    /// It ran before.
+    AlreadyThere,
+}
+
+/// What removing something came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// It was stopped now.
+    Deleted,
+    /// It did not run.
+    AlreadyGone,
+}
+
+/// A signal that asks a server to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopSignal {
+    /// SIGTERM.
+    Term,
+    /// SIGINT (PostgreSQL's fast shutdown).
+    Int,
+    /// SIGQUIT (PostgreSQL's immediate shutdown).
+    Quit,
+    /// SIGKILL to the whole process group.
+    Kill,
+}
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitSpec {
+    /// Whose it is.
+    pub id: UnitId,
+    /// Absolute path of the program.
+    pub program: PathBuf,
+    /// Its arguments. Public: no secrets.
+    pub args: Vec<String>,
+    /// Its environment, besides `PATH`, `LC_ALL=C`, `TZ=UTC` and Pando's own variables. May hold secrets:
+    /// a runtime keeps it out of logs and errors, and stores it only in files of mode 0600.
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    pub dir: PathBuf,
+    /// The account it runs as; `None`: the daemon's own.
+    pub account: Option<Account>,
+    /// How it is asked to stop.
+    pub stop_signal: StopSignal,
+    /// Milliseconds after which the whole process group is killed.
+    pub stop_grace_ms: u64,
+}
+
+/// How a unit is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnitState {
+    /// It runs, with this process id.
+    Running {
+        /// Of its first process.
+        pid: u32,
+    },
+    /// It ended by itself: exit code, or none when a signal or a lost parent hides it.
+    Exited {
+        /// The code, if known.
+        code: Option<i32>,
+    },
+    /// Nothing of it is known.
+    Gone,
+}
+
+/// What a program run to its end left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Exit code; none: killed by a signal.
+    pub code: Option<i32>,
+    /// The end of its log (standard output and error).
+    pub log: String,
+}
+
+/// Why a call did not do its work.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// The unit could not be started.
+    #[error("starting {program}")]
+    Start {
+        /// Its path.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It would not stop, even when killed.
+    #[error("{0} does not stop")]
+    Unstoppable(UnitId),
+    /// A file or signal failed.
+    #[error("{action}")]
+    Io {
+        /// What was being done.
+        action: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The caller asked to stop waiting.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Runs units on one node.
+///
+/// Contract (held by [`conformance`] on every runtime):
+/// - calls may be repeated; each answers whether it had anything to do;
+/// - `ensure_gone` returns when no process of the unit's group is left;
+/// - a unit that ran when the daemon died is `Running` for the next daemon;
+/// - a paused unit makes no system call until it is resumed; starting or stopping resumes it;
+/// - a unit's log is bounded, and survives the unit until [`Runtime::forget`].
+pub trait Runtime: Send + Sync {
+    /// The runtime's word: `process`, `docker`, `sim`.
+    fn name(&self) -> &'static str;
+    /// Starts a unit unless it runs.
+    fn ensure_running(&self, unit: &UnitSpec) -> Result<Ensured, RuntimeError>;
+    /// Asks a unit to stop and waits; kills its group after the grace.
+    fn ensure_gone(&self, unit: &UnitId) -> Result<Removed, RuntimeError>;
+    /// Asks a unit to stop in another way than its spec says, for instance at once.
+    fn ensure_gone_by(&self, unit: &UnitId, signal: StopSignal, grace: Duration) -> Result<Removed, RuntimeError>;
+    /// How it is doing.
+    fn state(&self, unit: &UnitId) -> Result<UnitState, RuntimeError>;
+    /// All units of this home that run, whoever started them.
+    fn inventory(&self) -> Result<Vec<UnitId>, RuntimeError>;
+    /// Runs a program to its end. `tick` is called about ten times a second and may say `false` to cancel,
+    /// upon which the group is killed. A daemon that dies takes no such unit with it: `ensure_gone` first
+    /// when repeating.
+    fn run_once(&self, unit: &UnitSpec, tick: &mut dyn FnMut() -> bool) -> Result<Outcome, RuntimeError>;
+    /// Sends SIGHUP to the first process: "read your configuration again".
+    fn reload(&self, unit: &UnitId) -> Result<(), RuntimeError>;
+    /// Stops all its processes where they are, until [`Runtime::resume`]; returns when they stand still.
+    fn pause(&self, unit: &UnitId) -> Result<(), RuntimeError>;
+    /// Lets a paused unit go on.
+    fn resume(&self, unit: &UnitId) -> Result<(), RuntimeError>;
+    /// The last lines of its log.
+    fn log_tail(&self, unit: &UnitId, lines: usize) -> Result<String, RuntimeError>;
+    /// Keeps logs within their bound; called now and then.
+    fn trim_logs(&self) -> Result<(), RuntimeError>;
+    /// Drops what is kept of a unit that is gone: its log and its record.
+    fn forget(&self, unit: &UnitId) -> Result<(), RuntimeError>;
+}
