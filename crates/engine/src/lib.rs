@@ -1,0 +1,315 @@
+//! What knows one kind of source. An engine says what to run and what to write into a tree; it starts no
+//! server itself and decides nothing about snapshots, clones or leases.
+//!
+//! The life of a source, and the calls in it:
+//!
+//! ```text
+//! production ──preflight──▶ Facts
+//!     │ ingest (a unit run once) ▶ settle
+//!     ▼
+//! mirror ── follow (units kept running) ── pulse, every second: the log advances, how far are we?
+//!     │ hold ▶ sync (a unit run once, engines without a log) ▶ [pool snapshot] ▶ mark ▶ release
+//!     ▼
+//! snapshot tree ── locate (moment ▶ Point) ── stage (write the tree ready) ▶ serve (the unit)
+//!     ▼                                          ▶ ready? ▶ admit (sanitise, passwords, open the door)
+//! clone
+//! ```
+
+pub mod files;
+pub mod postgres;
+pub mod sim;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use pando_host::secret::Secret;
+use pando_host::{Account, ToolError};
+use pando_model::{DoctorItem, EngineKind, Lsn, Profile, SettingChange, SourceUrl};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Where one source of one owner (the mirror of an app, a snapshot of it, or a clone) lives.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    /// The source's directory inside the owner's volume (or snapshot).
+    pub data: PathBuf,
+    /// The source's change log; outside the volume. Belongs to the mirror or to a recording clone.
+    pub log: PathBuf,
+    /// For sockets and passing files: a short path, private to the account, emptied by a reboot.
+    pub run: PathBuf,
+    /// The account the units run as; `None`: the daemon's own.
+    pub account: Option<Account>,
+}
+
+/// A source of production, with what preflight learned about it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Source {
+    /// Where production is, password included.
+    pub url: SourceUrl,
+    /// Patterns that are left out (files).
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// What the engine learned, in its own form.
+    #[serde(default)]
+    pub facts: serde_json::Value,
+    /// A word that is unique for this mirror on production (replication slot, application name).
+    pub tag: String,
+}
+
+/// Something wrong with production, with what mends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// One line.
+    pub what: String,
+    /// SQL or a command to paste.
+    pub fix: Option<String>,
+    /// Whether linking can go on all the same.
+    pub fatal: bool,
+}
+
+/// What `preflight` learned.
+#[derive(Debug, Clone, Default)]
+pub struct Preflight {
+    /// The engine's own facts, kept with the source.
+    pub facts: serde_json::Value,
+    /// The server's version, in its own words.
+    pub version: Option<String>,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// What a user of clones should know.
+    pub notes: Vec<String>,
+    /// Bytes of data, where known.
+    pub bytes: Option<u64>,
+}
+
+/// A program or server to run: like the runtime's unit, without an id. `operations` gives it one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitPlan {
+    /// What it is to its source: `server`, `receiver`, `ingest`, `sync`.
+    pub role: &'static str,
+    /// Absolute path of the program.
+    pub program: PathBuf,
+    /// Arguments. Public: no secrets.
+    pub args: Vec<String>,
+    /// Environment. May hold secrets.
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    pub dir: PathBuf,
+    /// The account it runs as.
+    pub account: Option<Account>,
+    /// Stop it by SIGINT (else SIGTERM).
+    pub stop_by_interrupt: bool,
+    /// Seconds it gets to stop.
+    pub stop_grace_seconds: u64,
+    /// Exit codes that mean success besides 0, for programs that are run to their end.
+    pub ok_codes: &'static [i32],
+}
+
+/// The state of the mirror's following, as of one look.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pulse {
+    /// Whether production is being followed right now.
+    pub link: Link,
+    /// Everything that production committed up to here (production's clock) is in the log, durable.
+    /// `None`: nothing is known yet.
+    pub through: Option<Timestamp>,
+    /// Whether something changed since the pulse before.
+    pub changed: bool,
+}
+
+/// Whether production is being followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// Yes.
+    Following,
+    /// Not now; it is tried again. Why, in one line.
+    Disconnected(String),
+    /// What we need next is gone from production: only a new first copy helps. Why, in one line.
+    Lost(String),
+    /// The units must be started again with new settings (already written). Why, in one line.
+    Restart(String),
+}
+
+/// What a snapshot's tree holds of one source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The earliest point it can be brought to.
+    pub from: Point,
+    /// The moment of production that its plain content stands for: for files the start of the sync.
+    pub at: Timestamp,
+    /// Whether the tree can be rolled forward by the log (else it shows only `at`).
+    pub rolls: bool,
+}
+
+/// A place in a source's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    /// Which unbroken stretch of log: a new first copy begins a new one.
+    pub epoch: u32,
+    /// PostgreSQL timeline; 0 elsewhere.
+    pub timeline: u32,
+    /// Position; 0 where the engine has none.
+    pub lsn: Lsn,
+    /// The commit time of the last transaction at or before it, when known.
+    pub time: Option<Timestamp>,
+}
+
+/// What to look for in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// The last state at or before a time.
+    Time(Timestamp),
+    /// A position.
+    Lsn(Lsn),
+    /// The last thing there is.
+    End,
+}
+
+/// One unbroken stretch of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretch {
+    /// Its number.
+    pub epoch: u32,
+    /// Its first position.
+    pub first: Lsn,
+    /// Its last position.
+    pub last: Lsn,
+    /// Everything committed up to here is in it.
+    pub through: Option<Timestamp>,
+}
+
+/// How a tree is to be made ready.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// Where to stop replay; `None`: take the tree as it is (a prepared tree, or a clone's own).
+    pub to: Option<Point>,
+    /// The log to replay from, when `to` is given.
+    pub log: Option<PathBuf>,
+    /// The port on loopback; `None`: no TCP at all (preparing).
+    pub port: Option<u16>,
+    /// What its data is worth.
+    pub profile: Profile,
+    /// Whether a log will be kept of it.
+    pub record: bool,
+    /// Server settings of the user, app template first.
+    pub set: SettingChange,
+}
+
+/// Who may enter a clone.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The superuser's name.
+    pub user: String,
+    /// The password.
+    pub password: Secret,
+}
+
+/// How a starting server is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// It answered a query and can be written to.
+    Ready,
+    /// Not yet; what it is doing, in one line.
+    Starting(String),
+}
+
+/// Why a call did not do its work.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// A foreign program failed.
+    #[error("{action}")]
+    Tool {
+        /// What was being done.
+        action: String,
+        /// Why it failed.
+        source: ToolError,
+    },
+    /// A file failed.
+    #[error("{action}")]
+    Io {
+        /// What was being done.
+        action: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A server was not reachable or refused.
+    #[error("{action}")]
+    Server {
+        /// What was being done.
+        action: String,
+        /// Why it failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What was read makes no sense, or what was asked cannot be done.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// What knows one kind of source. All calls block, and may be repeated.
+pub trait Engine: Send + Sync {
+    /// Which kind.
+    fn kind(&self) -> EngineKind;
+    /// Whether its foreign programs are there.
+    fn doctor(&self) -> Vec<DoctorItem>;
+
+    /// Looks at production: reachable, allowed, and of a version that can be served here?
+    fn preflight(&self, url: &SourceUrl) -> Result<Preflight, EngineError>;
+    /// Empties `seat.data`, makes it ready, and says what makes the first copy.
+    fn ingest(&self, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError>;
+    /// Bytes done and bytes in all, read from the log of the running `ingest` or `sync` unit.
+    fn progress(&self, log: &str) -> Option<(u64, Option<u64>)>;
+    /// After `ingest`: turns the copy into a mirror, and begins a new epoch of the log.
+    fn settle(&self, seat: &Seat, source: &Source) -> Result<(), EngineError>;
+
+    /// The units that keep the mirror up to date. Called before each start of them.
+    fn follow(&self, seat: &Seat, source: &Source) -> Result<Vec<UnitPlan>, EngineError>;
+    /// Lets the log advance and says how far it is. Called about once a second, and repeatedly while
+    /// somebody waits for a moment. `urgent` asks production for its position now.
+    fn pulse(&self, seat: &Seat, source: &Source, urgent: bool) -> Result<Pulse, EngineError>;
+    /// Reads the end of the mirror's server log for what only a new first copy or a restart mends.
+    fn diagnose(&self, log: &str) -> Option<Link>;
+    /// What brings the mirror up to date now, for engines without a log (`files`); `None` for the others.
+    fn sync(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError>;
+    /// From now until `release` the mirror's data does not go past this moment (its log still does).
+    fn hold(&self, seat: &Seat, source: &Source) -> Result<(), EngineError>;
+    /// Ends `hold`. That there was none is no error.
+    fn release(&self, seat: &Seat, source: &Source) -> Result<(), EngineError>;
+    /// Says what a fresh snapshot tree holds. `tree` is the snapshot; `seat` is what it was taken of.
+    /// `asked` is the time just before the sync and the snapshot. `clone`: it was taken of a clone.
+    fn mark(
+        &self,
+        tree: &Seat,
+        seat: &Seat,
+        source: &Source,
+        asked: Timestamp,
+        clone: bool,
+    ) -> Result<Mark, EngineError>;
+    /// Takes away what Pando left on production (its replication slot). Production may be unreachable.
+    fn detach(&self, source: &Source) -> Result<(), EngineError>;
+
+    /// The stretches of log there are, oldest first. Empty for engines without a log.
+    fn stretches(&self, log: &std::path::Path) -> Result<Vec<Stretch>, EngineError>;
+    /// The point of a log that stands for a moment, inside one epoch, not before `from`.
+    fn locate(&self, log: &std::path::Path, from: &Point, want: Want) -> Result<Option<Point>, EngineError>;
+    /// Drops what lies before a point that no snapshot needs any more.
+    fn trim(&self, log: &std::path::Path, before: &Point) -> Result<(), EngineError>;
+
+    /// Makes a tree ready to be served: cleans it of production, writes settings, brings the log in.
+    fn stage(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError>;
+    /// The server's unit; `None` where nothing needs to run (`files`).
+    fn serve(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError>;
+    /// Whether it answers.
+    fn ready(&self, seat: &Seat, source: &Source) -> Result<Readiness, EngineError>;
+    /// After `ready`: cuts what points to production, disables production's passwords, sets the clone's
+    /// own and opens the door. With no credentials: only cuts (preparing).
+    fn admit(&self, seat: &Seat, source: &Source, credentials: Option<&Credentials>) -> Result<(), EngineError>;
+    /// The unit that keeps the log of a recording clone.
+    fn record(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError>;
+    /// A stopped tree: drops what a clone of it would not need (old log segments).
+    fn slim(&self, seat: &Seat, source: &Source) -> Result<(), EngineError>;
+    /// Whether a user may set these server settings on clones.
+    fn check_settings(&self, set: &SettingChange) -> Result<(), EngineError>;
+    /// The complete address of a served source.
+    fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String>;
+}

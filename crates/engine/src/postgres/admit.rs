@@ -1,0 +1,106 @@
+//! What happens inside a clone's server before anybody may enter: production's passwords go, what points
+//! to production is cut (T-16, T-17), and the clone's own role gets its password.
+
+use std::path::Path;
+use std::time::Duration;
+
+use postgres::error::SqlState;
+use postgres::{Client, Config, NoTls};
+use postgres_protocol::password::scram_sha_256;
+
+use super::facts::identifier;
+use super::session::connect;
+use crate::{Credentials, EngineError};
+
+fn failed(action: &str) -> impl Fn(postgres::Error) -> EngineError + '_ {
+    move |source| EngineError::Server { action: action.to_owned(), source: Box::new(source) }
+}
+
+/// What is cut in catalogs that all databases share: login passwords, and the subscriptions' way to production.
+const CUT_SHARED: [(&str, &str); 2] = [
+    ("pg_authid", "UPDATE pg_catalog.pg_authid SET rolpassword = NULL WHERE rolpassword IS NOT NULL"),
+    (
+        "pg_subscription",
+        "UPDATE pg_catalog.pg_subscription SET subenabled = false, subconninfo = '', subslotname = NULL",
+    ),
+];
+
+/// What is cut in each database: what foreign servers would log in with.
+const CUT_LOCAL: [(&str, &str); 1] =
+    [("pg_user_mapping", "UPDATE pg_catalog.pg_user_mapping SET umoptions = NULL WHERE umoptions IS NOT NULL")];
+
+/// Cuts, and rewrites what was cut: the old rows would stay in the pages, for a superuser to read.
+fn apply(client: &mut Client, cuts: &[(&str, &str)]) -> Result<(), postgres::Error> {
+    for (table, update) in cuts {
+        if client.execute(*update, &[])? > 0 {
+            client.batch_execute(&format!("VACUUM (FULL) pg_catalog.{table}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Cuts what points to production, in all databases.
+pub fn cut(client: &mut Client, run: &Path, port: u16, superuser: &str) -> Result<(), EngineError> {
+    let action = failed("cutting a clone off production");
+    client.batch_execute("SET session_replication_role = replica").map_err(&action)?;
+    apply(client, &CUT_SHARED).map_err(&action)?;
+    let rows = client
+        .query("SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND datname <> 'template1'", &[])
+        .map_err(&action)?;
+    for row in rows {
+        let database: String = row.get(0);
+        let mut client = connect(run, port, superuser, &database).map_err(&action)?;
+        apply(&mut client, &CUT_LOCAL).map_err(&action)?;
+    }
+    Ok(())
+}
+
+/// Gives the clone's own superuser its password.
+pub fn let_in(client: &mut Client, who: &Credentials) -> Result<(), EngineError> {
+    let action = failed("setting a clone's password");
+    let role = identifier(&who.user);
+    // The verifier is made here, so that the password itself reaches no server log.
+    let verifier = scram_sha_256(who.password.reveal().as_bytes());
+    // A failing statement must not put even the verifier into the server's log.
+    client.batch_execute("SET log_min_error_statement = panic; SET log_statement = none").map_err(&action)?;
+    let rights = "SUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS LOGIN CONNECTION LIMIT -1 VALID UNTIL 'infinity'";
+    let altered = client.batch_execute(&format!("ALTER ROLE {role} {rights} PASSWORD '{verifier}'"));
+    match altered {
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_OBJECT) => {
+            client.batch_execute(&format!("CREATE ROLE {role} {rights} PASSWORD '{verifier}'")).map_err(&action)
+        }
+        other => other.map_err(&action),
+    }
+}
+
+/// Makes the server read its configuration again.
+pub fn reload(client: &mut Client) -> Result<(), EngineError> {
+    client.batch_execute("SELECT pg_catalog.pg_reload_conf()").map_err(failed("opening a clone's door"))
+}
+
+/// A query through the door a user comes in by. The door may need a moment after a reload.
+pub fn knock(port: u16, database: &str, who: &Credentials, attempts: u32) -> Result<(), EngineError> {
+    let attempt = || -> Result<Client, postgres::Error> {
+        let mut client = Config::new()
+            .host("127.0.0.1")
+            .port(port)
+            .user(&who.user)
+            .password(who.password.reveal())
+            .dbname(database)
+            .connect_timeout(Duration::from_secs(5))
+            .connect(NoTls)?;
+        client.batch_execute("SELECT 1")?;
+        Ok(client)
+    };
+    let mut left = attempts;
+    loop {
+        match attempt() {
+            Ok(_) => return Ok(()),
+            // Let in, but at this moment the database was not there.
+            Err(error) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => return Ok(()),
+            Err(error) if left == 0 => return Err(failed("asking a clone a first query")(error)),
+            Err(_) => left -= 1,
+        }
+        pando_host::Clock::sleep(&pando_host::SystemClock, Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,258 @@
+//! What preflight learns about a production cluster, and what is wrong with it.
+
+use std::collections::BTreeMap;
+
+use pando_host::Account;
+use pando_model::SourceUrl;
+use serde::{Deserialize, Serialize};
+
+use super::install::{Installations, SUPPORTED};
+use super::production::{query, replication};
+use crate::{EngineError, Finding, Preflight};
+
+/// What is kept of a production cluster.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// Major version.
+    pub major: u32,
+    /// `server_version`.
+    pub version: String,
+    /// The system identifier of the cluster.
+    pub system: String,
+    /// The role that `initdb` made.
+    pub superuser: String,
+    /// Whether a slot may be made: production bounds what a slot can hold back (T-12).
+    pub slot: bool,
+    /// Settings of production that a standby or clone must know.
+    pub settings: BTreeMap<String, String>,
+    /// Bytes of all databases.
+    pub bytes: u64,
+    /// Extensions of the linked database.
+    pub extensions: Vec<String>,
+    unlogged: u64,
+    tablespaces: Vec<String>,
+    role: String,
+    may_replicate: bool,
+    sees_settings: bool,
+    locales: Vec<String>,
+}
+
+const LOOK: &str = "
+SELECT json_build_object(
+  'major', current_setting('server_version_num')::int / 10000,
+  'version', current_setting('server_version'),
+  'superuser', (SELECT rolname FROM pg_roles WHERE oid = 10),
+  'role', current_user,
+  'may_replicate', (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),
+  'sees_settings', pg_has_role(current_user, 'pg_read_all_settings', 'member'),
+  'settings', (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN (
+     'max_connections','max_worker_processes','max_wal_senders','max_prepared_transactions',
+     'max_locks_per_transaction','max_replication_slots','wal_level','shared_preload_libraries',
+     'TimeZone','DateStyle','IntervalStyle','default_text_search_config','search_path','bytea_output',
+     'max_slot_wal_keep_size','wal_segment_size','track_commit_timestamp')),
+  'bytes', (SELECT coalesce(sum(pg_database_size(oid)), 0) FROM pg_database
+            WHERE has_database_privilege(oid, 'CONNECT')),
+  'extensions', (SELECT coalesce(json_agg(extname ORDER BY extname), '[]') FROM pg_extension),
+  'unlogged', (SELECT count(*) FROM pg_class WHERE relpersistence = 'u' AND relkind = 'r'),
+  'tablespaces', (SELECT coalesce(json_agg(spcname), '[]') FROM pg_tablespace
+                  WHERE spcname NOT IN ('pg_default', 'pg_global')),
+  'locales', (SELECT coalesce(json_agg(DISTINCT datcollate::text), '[]') FROM pg_database WHERE datallowconn)
+)";
+
+/// Looks at production.
+pub fn look(
+    installations: &Installations,
+    account: Option<&Account>,
+    url: &SourceUrl,
+) -> Result<(Facts, Preflight), EngineError> {
+    let client = installations.newest().ok_or_else(|| EngineError::Invalid(installations.words()))?;
+    let answer = query(client, account, url, LOOK)?;
+    let mut facts: Facts = serde_json::from_str(&answer)
+        .map_err(|error| EngineError::Invalid(format!("production's answer cannot be read: {error}")))?;
+    let mut findings = version_findings(&facts, installations);
+    findings.extend(rights(&facts));
+    if findings.iter().all(|finding| !finding.fatal) {
+        match replication(client, account, url, "IDENTIFY_SYSTEM") {
+            Ok(text) => facts.system = text.split('|').next().unwrap_or_default().to_owned(),
+            Err(error) => findings.push(no_replication(&facts, &error)),
+        }
+    }
+    facts.slot = number(&facts, "max_slot_wal_keep_size").is_some_and(|megabytes| megabytes >= 0)
+        && number(&facts, "max_replication_slots").is_some_and(|slots| slots > 0);
+    findings.extend(advice(&facts));
+    findings.extend(locales(&facts));
+    let mut notes = Vec::new();
+    if facts.unlogged > 0 {
+        notes.push(format!("{} unlogged tables are empty in clones: their data is not in the log", facts.unlogged));
+    }
+    let preflight = Preflight {
+        facts: serde_json::to_value(&facts).unwrap_or_default(),
+        version: Some(format!("PostgreSQL {}", facts.version)),
+        findings,
+        notes,
+        bytes: Some(facts.bytes),
+    };
+    Ok((facts, preflight))
+}
+
+fn number(facts: &Facts, name: &str) -> Option<i64> {
+    facts.settings.get(name)?.parse().ok()
+}
+
+/// A name quoted for SQL.
+pub fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn version_findings(facts: &Facts, installations: &Installations) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if !SUPPORTED.contains(&facts.major) {
+        findings.push(Finding {
+            what: format!(
+                "production is PostgreSQL {}; Pando knows {} to {}",
+                facts.version,
+                SUPPORTED.start(),
+                SUPPORTED.end()
+            ),
+            fix: None,
+            fatal: true,
+        });
+    } else if installations.of(facts.major).is_err() {
+        findings.push(Finding {
+            what: format!(
+                "production is PostgreSQL {}, and this machine has no server of that major version ({})",
+                facts.version,
+                installations.words()
+            ),
+            fix: Some(format!("apt-get install postgresql-{}", facts.major)),
+            fatal: true,
+        });
+    }
+    findings
+}
+
+fn rights(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if !facts.may_replicate {
+        findings.push(Finding {
+            what: format!("the role {} may not replicate", facts.role),
+            fix: Some(format!("ALTER ROLE {} REPLICATION;", identifier(&facts.role))),
+            fatal: true,
+        });
+    }
+    if facts.settings.get("wal_level").is_some_and(|level| level == "minimal") {
+        findings.push(Finding {
+            what: "production writes too little log: wal_level is minimal".to_owned(),
+            fix: Some("ALTER SYSTEM SET wal_level = 'replica'; -- then restart production".to_owned()),
+            fatal: true,
+        });
+    }
+    if number(facts, "max_wal_senders").is_some_and(|senders| senders < 2) {
+        findings.push(Finding {
+            what: "production allows fewer than two replication connections (max_wal_senders)".to_owned(),
+            fix: Some("ALTER SYSTEM SET max_wal_senders = 10; -- then restart production".to_owned()),
+            fatal: true,
+        });
+    }
+    if !facts.tablespaces.is_empty() {
+        findings.push(Finding {
+            what: format!(
+                "production has tablespaces outside its data directory ({}), which cannot be cloned yet",
+                facts.tablespaces.join(", ")
+            ),
+            fix: Some("ALTER TABLE … SET TABLESPACE pg_default; DROP TABLESPACE …;".to_owned()),
+            fatal: true,
+        });
+    }
+    findings
+}
+
+fn no_replication(facts: &Facts, error: &EngineError) -> Finding {
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    Finding {
+        what: format!("production lets {} in, but not for replication: {cause}", facts.role),
+        fix: Some(format!(
+            "add to production's pg_hba.conf: host replication {} <this machine>/32 scram-sha-256 -- then SELECT pg_reload_conf();",
+            identifier(&facts.role)
+        )),
+        fatal: true,
+    }
+}
+
+fn advice(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if !facts.slot {
+        findings.push(Finding {
+            what: "production does not bound replication slots, so Pando follows without one: production's disk is \
+                   safe, but a long outage of Pando makes a gap in the timeline"
+                .to_owned(),
+            fix: Some(
+                "ALTER SYSTEM SET max_slot_wal_keep_size = '4GB'; SELECT pg_reload_conf(); -- then link again"
+                    .to_owned(),
+            ),
+            fatal: false,
+        });
+    }
+    if !facts.sees_settings {
+        findings.push(Finding {
+            what: format!("the role {} cannot read all settings: preloaded libraries stay unknown", facts.role),
+            fix: Some(format!("GRANT pg_monitor TO {};", identifier(&facts.role))),
+            fatal: false,
+        });
+    }
+    findings
+}
+
+/// A database whose locale this machine lacks refuses every connection (T-14).
+fn locales(facts: &Facts) -> Vec<Finding> {
+    let Some(known) = pando_host::Tool::find("locale", "libc-bin").ok().and_then(|tool| {
+        let text = tool.command().arg("-a").run().ok()?.text();
+        Some(text.lines().map(normal).collect::<Vec<_>>())
+    }) else {
+        return Vec::new();
+    };
+    facts
+        .locales
+        .iter()
+        .filter(|name| !["C", "POSIX"].contains(&name.as_str()) && !known.contains(&normal(name)))
+        .map(|name| Finding {
+            what: format!("production uses the locale {name}, which this machine does not have"),
+            fix: Some(format!(
+                "apt-get install locales && localedef -i {} -f UTF-8 {name}",
+                name.split('.').next().unwrap_or(name)
+            )),
+            fatal: true,
+        })
+        .collect()
+}
+
+/// `en_US.UTF-8` and `en_US.utf8` are one locale.
+fn normal(name: &str) -> String {
+    name.to_lowercase().replace('-', "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(settings: &[(&str, &str)]) -> Facts {
+        Facts {
+            major: 15,
+            role: "rep\"l".into(),
+            may_replicate: true,
+            settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn each_missing_right_has_its_sql() {
+        let mut poor = facts(&[("wal_level", "minimal"), ("max_wal_senders", "0")]);
+        poor.may_replicate = false;
+        let fixes: Vec<String> = rights(&poor).into_iter().filter_map(|finding| finding.fix).collect();
+        assert_eq!(fixes.len(), 3);
+        assert_eq!(fixes[0], "ALTER ROLE \"rep\"\"l\" REPLICATION;");
+        assert!(rights(&facts(&[("wal_level", "replica"), ("max_wal_senders", "10")])).is_empty());
+    }
+}

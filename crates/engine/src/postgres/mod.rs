@@ -1,0 +1,471 @@
+//! The engine for PostgreSQL clusters, 13 to 18: a streaming standby as mirror, its log kept complete, and
+//! clones made from snapshots of the standby by PostgreSQL's own recovery, stopped by position.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `install.rs` | which majors this machine has |
+//! | `production.rs`, `facts.rs` | talking to production, and what preflight learns |
+//! | `mirror.rs` | first copy, standby, receiver, how far we are |
+//! | `wal/` | the log: records, index from time to position, segments for a replay |
+//! | `tree.rs`, `settings.rs`, `control.rs` | a tree's files |
+//! | `session.rs`, `admit.rs` | inside Pando's own servers |
+
+mod admit;
+mod control;
+mod facts;
+mod install;
+mod mirror;
+mod production;
+mod session;
+mod settings;
+mod tree;
+pub mod wal;
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use pando_host::{Account, Clock, SystemClock, Tool};
+use pando_model::{DoctorItem, EngineKind, Lsn, SettingChange, SourceUrl};
+
+use self::facts::Facts;
+pub use self::install::{Installation, Installations};
+use self::session::{Sessions, socket_there};
+use self::wal::WalLog;
+use crate::{
+    Credentials, Engine, EngineError, Link, Mark, Point, Preflight, Pulse, Readiness, Seat, Source, Stage, Stretch,
+    UnitPlan, Want,
+};
+
+/// In a tree: it was cut off production and stopped cleanly, nobody's password works.
+const PREPARED: &str = "pando.prepared";
+/// In the tree of a recording clone: the stretch of its log that it writes.
+const EPOCH: &str = "pando.epoch";
+
+/// The engine for PostgreSQL clusters.
+pub struct PostgresEngine {
+    installations: Installations,
+    account: Option<Account>,
+    sessions: Sessions,
+    logs: Mutex<HashMap<PathBuf, Arc<WalLog>>>,
+    held: Mutex<HashSet<PathBuf>>,
+    asked: Mutex<HashMap<String, Instant>>,
+}
+
+impl PostgresEngine {
+    /// An engine over the installations found. `account`: who talks to production and runs the servers.
+    pub fn new(installations: Installations, account: Option<Account>) -> Self {
+        Self {
+            installations,
+            account,
+            sessions: Sessions::default(),
+            logs: Mutex::default(),
+            held: Mutex::default(),
+            asked: Mutex::default(),
+        }
+    }
+
+    fn installations(&self) -> &Installations {
+        &self.installations
+    }
+
+    fn account(&self) -> Option<&Account> {
+        self.account.as_ref()
+    }
+
+    fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    fn facts(&self, source: &Source) -> Result<Facts, EngineError> {
+        serde_json::from_value(source.facts.clone())
+            .map_err(|error| EngineError::Invalid(format!("what is known of production cannot be read: {error}")))
+    }
+
+    fn installation(&self, source: &Source) -> Result<(Facts, &Installation), EngineError> {
+        let facts = self.facts(source)?;
+        let installation = self.installations.of(facts.major)?;
+        Ok((facts, installation))
+    }
+
+    /// The log at a path, opened once: it remembers how far it has read.
+    fn log(&self, path: &Path) -> Result<Arc<WalLog>, EngineError> {
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(log) = logs.get(path) {
+            return Ok(Arc::clone(log));
+        }
+        let log = Arc::new(WalLog::open(path)?);
+        logs.insert(path.to_owned(), Arc::clone(&log));
+        Ok(log)
+    }
+
+    /// Begins a stretch of a recording clone's log, and notes in the tree that it is the one that writes it.
+    fn begin_log(&self, seat: &Seat) -> Result<u32, EngineError> {
+        let epoch = self.log(&seat.log)?.begin_epoch(seat.account.as_ref())?;
+        tree::write(&seat.data.join(EPOCH), &epoch.to_string(), seat.account.as_ref())?;
+        Ok(epoch)
+    }
+
+    fn wait(&self, millis: u64) {
+        SystemClock.sleep(Duration::from_millis(millis));
+    }
+
+    fn is_held(&self, run: &Path) -> bool {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).contains(run)
+    }
+
+    /// At most one question in two seconds to a production that does not stream.
+    fn may_ask(&self, tag: &str) -> bool {
+        let now = SystemClock.instant();
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = asked.get(tag).is_none_or(|last| now.duration_since(*last) >= Duration::from_secs(2));
+        if due {
+            asked.insert(tag.to_owned(), now);
+        }
+        due
+    }
+}
+
+fn io(action: &str) -> impl Fn(std::io::Error) -> EngineError + '_ {
+    move |source| EngineError::Io { action: action.to_owned(), source }
+}
+
+/// The port in the configuration that [`Engine::stage`] wrote.
+fn port_of(data: &Path) -> Result<u16, EngineError> {
+    let text = fs::read_to_string(data.join("postgresql.conf")).map_err(io("reading a clone's settings"))?;
+    text.lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("port = '")?.strip_suffix('\'')?.parse().ok())
+        .ok_or_else(|| EngineError::Invalid("a clone's settings name no port".to_owned()))
+}
+
+/// The database that was linked: what the URL names, else libpq's rule.
+fn database(source: &Source) -> &str {
+    source.url.database().or(source.url.user.as_deref()).unwrap_or("postgres")
+}
+
+impl Engine for PostgresEngine {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Postgres
+    }
+
+    fn doctor(&self) -> Vec<DoctorItem> {
+        let missing = self.installations.newest().is_none();
+        vec![DoctorItem {
+            what: "PostgreSQL servers".to_owned(),
+            level: if missing { "warning" } else { "ok" }.to_owned(),
+            found: self.installations.words(),
+            fix: missing.then(|| "apt-get install postgresql".to_owned()),
+        }]
+    }
+
+    fn preflight(&self, url: &SourceUrl) -> Result<Preflight, EngineError> {
+        let (facts, mut preflight) = facts::look(&self.installations, self.account(), url)?;
+        if let Ok(installation) = self.installations.of(facts.major) {
+            let (_, left_out) = settings::preload(&facts, installation);
+            if !left_out.is_empty() {
+                preflight.notes.push(format!(
+                    "not loaded in clones: {} (schedulers, or libraries this machine lacks)",
+                    left_out.join(", ")
+                ));
+            }
+        }
+        Ok(preflight)
+    }
+
+    fn ingest(&self, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {
+        mirror::ingest(self, seat, source)
+    }
+
+    fn progress(&self, log: &str) -> Option<(u64, Option<u64>)> {
+        mirror::progress(log)
+    }
+
+    fn settle(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
+        self.sessions.drop(&seat.run);
+        mirror::settle(self, seat, source)
+    }
+
+    fn follow(&self, seat: &Seat, source: &Source) -> Result<Vec<UnitPlan>, EngineError> {
+        mirror::follow(self, seat, source)
+    }
+
+    fn pulse(&self, seat: &Seat, source: &Source, urgent: bool) -> Result<Pulse, EngineError> {
+        mirror::pulse(self, seat, source, urgent)
+    }
+
+    fn diagnose(&self, log: &str) -> Option<Link> {
+        mirror::diagnose(log)
+    }
+
+    fn sync(&self, _: &Seat, _: &Source) -> Result<Option<UnitPlan>, EngineError> {
+        Ok(None)
+    }
+
+    fn hold(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
+        let facts = self.facts(source)?;
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(seat.run.clone());
+        self.sessions.with(&seat.run, port_of(&seat.data)?, &facts.superuser, |client| {
+            client.batch_execute("SELECT pg_catalog.pg_wal_replay_pause()")?;
+            // Replay stops before its next record; on an idle server it may not be told before the next one.
+            for _ in 0..40 {
+                let asked = if facts.major >= 14 {
+                    "SELECT pg_catalog.pg_get_wal_replay_pause_state() = 'paused'"
+                } else {
+                    "SELECT pg_catalog.pg_is_wal_replay_paused()"
+                };
+                if client.query_one(asked, &[])?.get(0) {
+                    break;
+                }
+                SystemClock.sleep(Duration::from_millis(5));
+            }
+            Ok(())
+        })
+    }
+
+    fn release(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
+        let facts = self.facts(source)?;
+        let was_held = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&seat.run);
+        if !was_held && !socket_there(&seat.run, settings::SOCKET_PORT) {
+            return Ok(());
+        }
+        self.sessions.with(&seat.run, port_of(&seat.data)?, &facts.superuser, |client| {
+            client.batch_execute("SELECT pg_catalog.pg_wal_replay_resume() WHERE pg_catalog.pg_is_in_recovery()")
+        })
+    }
+
+    fn mark(
+        &self,
+        tree: &Seat,
+        seat: &Seat,
+        source: &Source,
+        asked: Timestamp,
+        clone: bool,
+    ) -> Result<Mark, EngineError> {
+        let (facts, installation) = self.installation(source)?;
+        let log = self.log(&seat.log)?;
+        let Some(epoch) = log.current_epoch() else {
+            let from = Point { epoch: 0, timeline: 0, lsn: Lsn(0), time: Some(asked) };
+            return Ok(Mark { from, at: asked, rolls: false });
+        };
+        let (minimum, timeline) = if clone {
+            let port = port_of(&seat.data)?;
+            let mut client = session::connect(&seat.run, port, &facts.superuser, "postgres").map_err(|source| {
+                EngineError::Server { action: "asking a clone for its position".to_owned(), source: Box::new(source) }
+            })?;
+            let row =
+                client.query_one("SELECT pg_catalog.pg_current_wal_flush_lsn()::text", &[]).map_err(|source| {
+                    EngineError::Server {
+                        action: "asking a clone for its position".to_owned(),
+                        source: Box::new(source),
+                    }
+                })?;
+            let text: String = row.get(0);
+            let end = text.parse().map_err(|_| EngineError::Invalid(format!("{text:?} is not a position")))?;
+            (end, 0)
+        } else {
+            let control = control::read(installation, self.account(), &tree.data)?;
+            // A tree that was never rolled forward becomes consistent at its checkpoint.
+            let timeline = if control.minimum_timeline == 0 { control.timeline } else { control.minimum_timeline };
+            (control.minimum.max(control.redo), timeline)
+        };
+        let mut advanced = log.advance()?;
+        for _ in 0..1000 {
+            if advanced.end >= minimum {
+                break;
+            }
+            self.wait(5);
+            advanced = log.advance()?;
+        }
+        if advanced.end < minimum {
+            return Err(EngineError::Invalid(format!(
+                "the log ends at {} and does not reach the snapshot's position {minimum}",
+                advanced.end
+            )));
+        }
+        let first = log.stretches()?.into_iter().find(|stretch| stretch.epoch == epoch).map(|stretch| stretch.first);
+        let begin = Point { epoch, timeline, lsn: first.unwrap_or_default(), time: None };
+        // The record that ends at or behind the minimum is the first place recovery may stop at (T-5).
+        let first_stop = log
+            .locate(epoch, &begin, Want::Lsn(Lsn(minimum.0.saturating_sub(1))))?
+            .ok_or_else(|| EngineError::Invalid(format!("the log begins behind the snapshot's position {minimum}")))?;
+        let timeline = if timeline == 0 { first_stop.timeline } else { timeline };
+        let from = Point { lsn: minimum, timeline, ..first_stop };
+        let at = from.time.unwrap_or(asked).min(asked);
+        Ok(Mark { from, at, rolls: true })
+    }
+
+    fn detach(&self, source: &Source) -> Result<(), EngineError> {
+        let facts = self.facts(source)?;
+        if facts.slot { mirror::drop_slot(self, source) } else { Ok(()) }
+    }
+
+    fn stretches(&self, log: &Path) -> Result<Vec<Stretch>, EngineError> {
+        self.log(log)?.stretches()
+    }
+
+    fn locate(&self, log: &Path, from: &Point, want: Want) -> Result<Option<Point>, EngineError> {
+        self.log(log)?.locate(from.epoch, from, want)
+    }
+
+    fn trim(&self, log: &Path, before: &Point) -> Result<(), EngineError> {
+        self.log(log)?.trim(before)
+    }
+
+    fn stage(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
+        let (facts, installation) = self.installation(source)?;
+        let account = seat.account.as_ref();
+        tree::private_dir(&seat.run, account)?;
+        tree::clean(&seat.data, false)?;
+        let mut settings = settings::clone(&facts, installation, &seat.run, stage.port, stage.profile, &stage.set)?;
+        if let (Some(to), Some(path)) = (&stage.to, &stage.log) {
+            let control = control::read(installation, account, &seat.data)?;
+            let log = self.log(path)?;
+            let first = log.stretches()?.into_iter().find(|one| one.epoch == to.epoch).map(|one| one.first);
+            let begin = control.redo.max(first.unwrap_or_default());
+            log.bring(to.epoch, begin, to, &seat.data.join("pg_wal"), account)?;
+            let nothing = Tool::find("false", "coreutils")
+                .map_err(|source| EngineError::Tool { action: "preparing a recovery".to_owned(), source })?;
+            // A primary's tree (of a recording clone) says nowhere from where on it is consistent, so no target
+            // would be accepted. It recovers from a crash instead, to the end of what was brought in.
+            if control.minimum.0 > 0 || control.state.starts_with("shut down") {
+                settings
+                    // Everything needed lies in pg_wal; PostgreSQL insists on a command all the same.
+                    .set("restore_command", nothing.path().to_string_lossy())
+                    .set("recovery_target_timeline", to.timeline.to_string());
+                // A replay that begins at the very record asked for never meets it (a production stopped cleanly,
+                // with nothing behind); what `bring` wrote ends there, so it needs no target.
+                if to.lsn != control.checkpoint {
+                    settings
+                        .set("recovery_target_lsn", to.lsn.to_string())
+                        .set("recovery_target_inclusive", "on")
+                        .set("recovery_target_action", "promote");
+                }
+                tree::write(&seat.data.join("recovery.signal"), "", account)?;
+            }
+        }
+        let prepared =
+            pando_host::durable::remove_if_there(&seat.data.join(PREPARED)).map_err(io("reading a tree's mark"))?;
+        // Passwords of others may still work in a tree that was not prepared: its door stays shut until `admit`.
+        tree::configure(&seat.data, &settings, prepared && stage.port.is_some(), account)?;
+        if stage.record {
+            fs::create_dir_all(&seat.log).map_err(io("making a clone's log"))?;
+            self.begin_log(seat)?;
+        }
+        Ok(())
+    }
+
+    fn serve(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError> {
+        let (_, installation) = self.installation(source)?;
+        // After a reboot the directory for sockets is gone.
+        tree::private_dir(&seat.run, seat.account.as_ref())?;
+        mirror::server(installation, seat).map(Some)
+    }
+
+    fn ready(&self, seat: &Seat, source: &Source) -> Result<Readiness, EngineError> {
+        let facts = self.facts(source)?;
+        let port = port_of(&seat.data)?;
+        if !socket_there(&seat.run, port) {
+            return Ok(Readiness::Starting("the server is starting".to_owned()));
+        }
+        // One database for all that follows: the first connection to each builds its caches anew.
+        let tried =
+            session::connect_somewhere(&seat.run, port, &facts.superuser, database(source)).and_then(|mut client| {
+                let ready: bool = client.query_one("SELECT NOT pg_catalog.pg_is_in_recovery()", &[])?.get(0);
+                Ok((ready, client))
+            });
+        match tried {
+            Ok((true, client)) => {
+                self.sessions.keep(&seat.run, client);
+                Ok(Readiness::Ready)
+            }
+            Ok((false, _)) => Ok(Readiness::Starting("replaying the log".to_owned())),
+            Err(error) => Ok(Readiness::Starting(
+                error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned()),
+            )),
+        }
+    }
+
+    fn admit(&self, seat: &Seat, source: &Source, credentials: Option<&Credentials>) -> Result<(), EngineError> {
+        let facts = self.facts(source)?;
+        let port = port_of(&seat.data)?;
+        let hba = seat.data.join("pg_hba.conf");
+        let open = fs::read_to_string(&hba).map_err(io("reading a clone's door"))? == settings::host_based(true);
+        let server = |source: postgres::Error| EngineError::Server {
+            action: "entering a clone".to_owned(),
+            source: Box::new(source),
+        };
+        let mut client = match self.sessions.take(&seat.run) {
+            Some(client) => client,
+            None => session::connect_somewhere(&seat.run, port, &facts.superuser, database(source)).map_err(server)?,
+        };
+        if !open {
+            admit::cut(&mut client, &seat.run, port, &facts.superuser)?;
+        }
+        let Some(who) = credentials else { return Ok(()) };
+        admit::let_in(&mut client, who)?;
+        if self.log(&seat.log)?.current_epoch().is_some() {
+            mirror::ensure_log_slot(&mut client).map_err(server)?;
+        }
+        if open {
+            // The server has answered queries, and its door was open from its start.
+            return Ok(());
+        }
+        tree::write(&hba, &settings::host_based(true), seat.account.as_ref())?;
+        admit::reload(&mut client)?;
+        admit::knock(port, database(source), who, 200)
+    }
+
+    fn record(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError> {
+        let (facts, installation) = self.installation(source)?;
+        let log = self.log(&seat.log)?;
+        let Some(mut epoch) = log.current_epoch() else { return Ok(None) };
+        // After an undo another tree sits here than the one that was recorded last: it goes on from elsewhere,
+        // perhaps on the same timeline, so what it writes is a stretch of its own.
+        if fs::read_to_string(seat.data.join(EPOCH)).ok().and_then(|text| text.parse().ok()) != Some(epoch) {
+            epoch = self.begin_log(seat)?;
+        }
+        log.mend_live(epoch)?;
+        mirror::receiver(installation, seat, port_of(&seat.data)?, &facts.superuser, &log.live_dir(epoch)).map(Some)
+    }
+
+    fn slim(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
+        let (_, installation) = self.installation(source)?;
+        let control = control::read(installation, seat.account.as_ref(), &seat.data)?;
+        if control.state != "shut down" {
+            return Err(EngineError::Invalid(format!("a prepared tree is {:?} instead of shut down", control.state)));
+        }
+        tree::slim(&seat.data, &control.checkpoint_segment(), control.checkpoint.0 % control.segment.max(1))?;
+        tree::clean(&seat.data, false)?;
+        tree::write(&seat.data.join(PREPARED), "", seat.account.as_ref())
+    }
+
+    fn check_settings(&self, set: &SettingChange) -> Result<(), EngineError> {
+        set.iter().try_for_each(|(name, value)| settings::check(name, value))
+    }
+
+    fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {
+        Some(format!(
+            "postgres://{}:{}@127.0.0.1:{port}/{}",
+            encoded(&credentials.user),
+            encoded(credentials.password.reveal()),
+            encoded(database(source))
+        ))
+    }
+}
+
+/// Percent-encodes what is not plain in a URL.
+fn encoded(text: &str) -> String {
+    use std::fmt::Write;
+    text.bytes().fold(String::new(), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
+}

@@ -1,0 +1,232 @@
+//! The configuration files Pando writes into a tree. Production's own are never used: they may name
+//! its archive, its standbys, its secrets (T-10), and sizes that do not fit a clone's machine (T-25).
+
+use std::fmt::Write;
+use std::path::Path;
+
+use pando_model::{Profile, SettingChange};
+
+use super::facts::Facts;
+use super::install::Installation;
+use crate::EngineError;
+
+/// Settings in order; a later one wins, as in PostgreSQL.
+#[derive(Debug, Clone, Default)]
+pub struct Settings(Vec<(String, String)>);
+
+/// Names the socket of a server without TCP.
+pub const SOCKET_PORT: u16 = 5432;
+
+/// Libraries that act on their own (T-17): never loaded into a clone.
+const SCHEDULERS: [&str; 7] =
+    ["pg_cron", "pg_net", "pg_partman_bgw", "pglogical", "bdr", "timescaledb_osm", "pg_background"];
+
+/// Settings that belong to Pando: a user's `--set` may not touch them.
+const OURS: [&str; 24] = [
+    "archive_cleanup_command",
+    "archive_command",
+    "archive_library",
+    "archive_mode",
+    "config_file",
+    "data_directory",
+    "external_pid_file",
+    "hba_file",
+    "ident_file",
+    "include",
+    "include_dir",
+    "include_if_exists",
+    "listen_addresses",
+    "logging_collector",
+    "max_logical_replication_workers",
+    "port",
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_end_command",
+    "recovery_target_action",
+    "restore_command",
+    "shared_preload_libraries",
+    "unix_socket_directories",
+    "synchronous_standby_names",
+];
+
+impl Settings {
+    /// Adds one.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
+        self.0.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// The text of a `postgresql.conf`.
+    pub fn text(&self) -> String {
+        let mut text = String::from("# Written by Pando; changes are lost. Use `--set name=value`.\n");
+        for (name, value) in &self.0 {
+            let _ = writeln!(text, "{name} = '{}'", value.replace('\'', "''"));
+        }
+        text
+    }
+}
+
+/// What mirrors and clones share: what a standby must have at least as large as its primary (T-11), and
+/// what changes the meaning of data or queries.
+fn common(facts: &Facts, installation: &Installation, run: &Path) -> Settings {
+    let mut settings = Settings::default();
+    for name in [
+        "max_connections",
+        "max_worker_processes",
+        "max_wal_senders",
+        "max_prepared_transactions",
+        "max_locks_per_transaction",
+        "TimeZone",
+        "DateStyle",
+        "IntervalStyle",
+        "default_text_search_config",
+        "search_path",
+        "bytea_output",
+        "track_commit_timestamp",
+    ] {
+        if let Some(value) = facts.settings.get(name) {
+            settings.set(name, value);
+        }
+    }
+    settings
+        .set("shared_preload_libraries", preload(facts, installation).0.join(","))
+        .set("unix_socket_directories", run.to_string_lossy())
+        .set("lc_messages", "C")
+        .set("logging_collector", "off")
+        .set("log_destination", "stderr")
+        .set("log_line_prefix", "%m [%p] ")
+        .set("log_timezone", "UTC")
+        .set("archive_mode", "off")
+        .set("ssl", "off")
+        .set("huge_pages", "off")
+        .set("max_logical_replication_workers", "0")
+        .set("update_process_title", "off")
+        .set("wal_recycle", "off")
+        .set("wal_init_zero", "off");
+    // At least two segments must fit, however large production chose them.
+    let segment = facts.settings.get("wal_segment_size").and_then(|size| size.parse::<u64>().ok()).unwrap_or(0);
+    let (least, most) = if segment > 40 << 20 { ("2GB", "4GB") } else { ("80MB", "1GB") };
+    settings.set("min_wal_size", least).set("max_wal_size", most);
+    settings
+}
+
+/// Production's preloaded libraries: those that are loaded here, and those left out.
+pub fn preload(facts: &Facts, installation: &Installation) -> (Vec<String>, Vec<String>) {
+    facts
+        .settings
+        .get("shared_preload_libraries")
+        .map(|list| {
+            list.split(',').map(|name| name.trim().trim_matches('"').to_owned()).filter(|name| !name.is_empty())
+        })
+        .into_iter()
+        .flatten()
+        .partition(|name| !SCHEDULERS.contains(&name.as_str()) && installation.library_exists(name))
+}
+
+/// The mirror's settings: a standby that only Pando talks to.
+pub fn mirror(facts: &Facts, installation: &Installation, run: &Path, conninfo: &str, slot: Option<&str>) -> Settings {
+    let mut settings = common(facts, installation, run);
+    settings
+        .set("listen_addresses", "")
+        .set("port", SOCKET_PORT.to_string())
+        .set("shared_buffers", "64MB")
+        .set("hot_standby", "on")
+        .set("hot_standby_feedback", "off")
+        .set("max_standby_streaming_delay", "1s")
+        .set("max_standby_archive_delay", "1s")
+        .set("primary_conninfo", conninfo)
+        .set("primary_slot_name", slot.unwrap_or_default())
+        .set("recovery_target_timeline", "latest")
+        .set("wal_retrieve_retry_interval", "500ms")
+        .set("wal_receiver_status_interval", "1s")
+        // Half of it is how long an idle link stays silent before production is asked for a sign of life.
+        .set("wal_receiver_timeout", "5s")
+        .set("wal_receiver_create_temp_slot", "off")
+        .set("max_replication_slots", "10");
+    settings
+}
+
+/// A clone's settings, the user's last.
+pub fn clone(
+    facts: &Facts,
+    installation: &Installation,
+    run: &Path,
+    port: Option<u16>,
+    profile: Profile,
+    user: &SettingChange,
+) -> Result<Settings, EngineError> {
+    let mut settings = common(facts, installation, run);
+    settings
+        .set("listen_addresses", if port.is_some() { "127.0.0.1" } else { "" })
+        .set("port", port.unwrap_or(SOCKET_PORT).to_string())
+        .set("shared_buffers", "64MB")
+        // Not a standby: no connection before the moment is reached, and no demands on sizes (T-11).
+        .set("hot_standby", "off")
+        .set("password_encryption", "scram-sha-256")
+        .set(
+            "wal_level",
+            if facts.settings.get("wal_level").is_some_and(|l| l == "logical") { "logical" } else { "replica" },
+        )
+        .set("max_replication_slots", "10");
+    if profile == Profile::Disposable {
+        // Commits stay synchronous: without syncs that costs next to nothing, and what was acknowledged is there
+        // after a crash of the server, and in a clone of the clone.
+        settings.set("fsync", "off").set("full_page_writes", "off").set("checkpoint_timeout", "30min");
+    }
+    for (name, value) in user {
+        check(name, value)?;
+        settings.set(name, value);
+    }
+    Ok(settings)
+}
+
+/// Whether a user may set this.
+pub fn check(name: &str, value: &str) -> Result<(), EngineError> {
+    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
+    if !plain {
+        return Err(EngineError::Invalid(format!("{name:?} is not the name of a PostgreSQL setting")));
+    }
+    if OURS.contains(&name.to_lowercase().as_str()) {
+        return Err(EngineError::Invalid(format!("the setting {name} belongs to Pando and cannot be changed")));
+    }
+    if value.contains(['\n', '\r', '\0']) {
+        return Err(EngineError::Invalid(format!("the value of {name} has a line break in it")));
+    }
+    Ok(())
+}
+
+/// Who may connect. The socket directory is private to the account. With `open`, the clone's own role may
+/// come over loopback: production's passwords are gone by then.
+pub fn host_based(open: bool) -> String {
+    let mut text = String::from("# Written by Pando.\nlocal all all trust\nlocal replication all trust\n");
+    if open {
+        text.push_str("host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_setting_is_checked_and_quoted() {
+        assert!(check("work_mem", "64MB").is_ok());
+        assert!(check("auto_explain.log_min_duration", "0").is_ok());
+        for (name, value) in
+            [("archive_command", "x"), ("Listen_Addresses", "*"), ("a b", "1"), ("work_mem", "1\nport=1")]
+        {
+            assert!(check(name, value).is_err(), "{name}");
+        }
+        let mut settings = Settings::default();
+        settings.set("search_path", "a'b");
+        assert!(settings.text().ends_with("search_path = 'a''b'\n"));
+    }
+
+    #[test]
+    fn the_door_is_closed_until_it_is_opened() {
+        assert!(!host_based(false).contains("host "));
+        assert!(host_based(true).contains("scram-sha-256"));
+    }
+}

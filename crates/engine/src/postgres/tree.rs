@@ -1,0 +1,166 @@
+//! Makes a PostgreSQL tree ready for a start: takes out what belongs to production or to another run of
+//! the server (T-10), and writes Pando's configuration in. Never walks the data: what it costs does not
+//! depend on the size of the databases or their number of files.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use pando_host::{Account, durable};
+
+use super::settings::{Settings, host_based};
+use crate::EngineError;
+
+fn failed(what: &str) -> impl Fn(io::Error) -> EngineError + '_ {
+    move |source| EngineError::Io { action: what.to_owned(), source }
+}
+
+/// Writes a file of the tree, owned by the account. Not synced: a tree is made again if the machine dies.
+pub fn write(path: &Path, text: &str, account: Option<&Account>) -> Result<(), EngineError> {
+    let action = format!("writing {}", path.file_name().unwrap_or_default().to_string_lossy());
+    durable::remove_if_there(path).map_err(failed(&action))?;
+    fs::write(path, text).map_err(failed(&action))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed(&action))?;
+    own(path, account)
+}
+
+/// Gives one file or directory to the account (only root can, only root needs to).
+pub fn own(path: &Path, account: Option<&Account>) -> Result<(), EngineError> {
+    match account.filter(|_| Account::is_root()) {
+        Some(account) => std::os::unix::fs::lchown(path, Some(account.uid), Some(account.gid))
+            .map_err(failed("handing a file to the unprivileged account")),
+        None => Ok(()),
+    }
+}
+
+/// Makes a directory private to the account, if it is not there.
+pub fn private_dir(path: &Path, account: Option<&Account>) -> Result<(), EngineError> {
+    fs::create_dir_all(path).map_err(failed("making a directory"))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed("making a directory private"))?;
+    own(path, account)
+}
+
+/// Removes everything inside a directory.
+pub fn empty(path: &Path) -> Result<(), EngineError> {
+    let action = failed("emptying a directory");
+    for entry in fs::read_dir(path).map_err(&action)? {
+        let entry = entry.map_err(&action)?;
+        if entry.file_type().map_err(&action)?.is_dir() {
+            fs::remove_dir_all(entry.path()).map_err(&action)?;
+        } else {
+            fs::remove_file(entry.path()).map_err(&action)?;
+        }
+    }
+    Ok(())
+}
+
+/// What confuses a copy: locks, standby signals, other servers' settings and slots, logs, statistics.
+const FILES: [&str; 14] = [
+    "postmaster.pid",
+    "postmaster.opts",
+    "standby.signal",
+    "recovery.signal",
+    "recovery.conf",
+    "recovery.done",
+    "backup_label",
+    "backup_label.old",
+    "tablespace_map",
+    "tablespace_map.old",
+    "backup_manifest",
+    "current_logfiles",
+    "promote",
+    "postgresql.auto.conf",
+];
+const DIRS: [&str; 5] = ["pg_replslot", "pg_stat_tmp", "pg_dynshmem", "pg_notify", "pg_snapshots"];
+const LOG_DIRS: [&str; 2] = ["log", "pg_log"];
+
+/// Takes out what confuses a copy. `keep_label`: a fresh base backup needs its `backup_label`.
+pub fn clean(data: &Path, keep_label: bool) -> Result<(), EngineError> {
+    for file in FILES.iter().filter(|file| !keep_label || !matches!(**file, "backup_label" | "tablespace_map")) {
+        durable::remove_if_there(&data.join(file)).map_err(failed("cleaning a PostgreSQL tree"))?;
+    }
+    for dir in DIRS.iter().map(|dir| data.join(dir)).filter(|dir| dir.is_dir()) {
+        empty(&dir)?;
+    }
+    for dir in LOG_DIRS.iter().map(|dir| data.join(dir)).filter(|dir| dir.is_dir()) {
+        fs::remove_dir_all(&dir).map_err(failed("cleaning a PostgreSQL tree"))?;
+    }
+    Ok(())
+}
+
+/// Writes the three configuration files.
+pub fn configure(data: &Path, settings: &Settings, open: bool, account: Option<&Account>) -> Result<(), EngineError> {
+    write(&data.join("postgresql.conf"), &settings.text(), account)?;
+    write(&data.join("pg_hba.conf"), &host_based(open), account)?;
+    write(&data.join("pg_ident.conf"), "", account)
+}
+
+/// A cleanly stopped tree needs only the segment with its last checkpoint, and of that nothing behind the
+/// checkpoint's record: drops the others, and gives the rest of this one back.
+pub fn slim(data: &Path, needed: &str, checkpoint_offset: u64) -> Result<(), EngineError> {
+    let action = failed("dropping old log segments of a stopped tree");
+    for entry in fs::read_dir(data.join("pg_wal")).map_err(&action)? {
+        let entry = entry.map_err(&action)?;
+        let name = entry.file_name();
+        let segment = name.to_str().is_some_and(|name| name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit()));
+        if segment && name != needed {
+            fs::remove_file(entry.path()).map_err(&action)?;
+        }
+    }
+    punch(&data.join("pg_wal").join(needed), checkpoint_offset)
+}
+
+/// Frees what lies behind the last record. A new timeline's first segment is a whole copy of the old one
+/// (`XLogFileCopy` in xlog.c), mostly zeros. Where the file system has no holes nothing is lost but room.
+fn punch(segment: &Path, checkpoint_offset: u64) -> Result<(), EngineError> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    const PAGE: u64 = 8192;
+    let action = failed("giving the rest of a log segment back");
+    let file = fs::OpenOptions::new().write(true).open(segment).map_err(&action)?;
+    let length = file.metadata().map_err(&action)?.len();
+    // A checkpoint's record is some 100 bytes; it may go over to the next page.
+    let from = (checkpoint_offset / PAGE + 2) * PAGE;
+    if from < length
+        && let Err(error) =
+            fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, length - from)
+    {
+        tracing::debug!(%error, "this file system cannot give the rest of a log segment back");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t10_what_confuses_a_copy_is_taken_out() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        for file in ["postmaster.pid", "standby.signal", "postgresql.auto.conf", "backup_label", "PG_VERSION"] {
+            fs::write(dir.path().join(file), "primary_conninfo='password=hunter2'")?;
+        }
+        fs::create_dir_all(dir.path().join("pg_replslot/standby_1"))?;
+        fs::create_dir_all(dir.path().join("log"))?;
+        clean(dir.path(), false)?;
+        let mut left: Vec<_> = fs::read_dir(dir.path())?.flatten().map(|entry| entry.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["PG_VERSION", "pg_replslot"]);
+        assert_eq!(fs::read_dir(dir.path().join("pg_replslot"))?.count(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_stopped_tree_keeps_one_segment() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let wal = dir.path().join("pg_wal");
+        fs::create_dir_all(wal.join("archive_status"))?;
+        for name in ["000000020000000000000003", "000000020000000000000004", "00000002.history"] {
+            fs::write(wal.join(name), "")?;
+        }
+        slim(dir.path(), "000000020000000000000004", 40)?;
+        assert_eq!(fs::read_dir(&wal)?.count(), 3);
+        assert!(!wal.join("000000020000000000000003").exists());
+        Ok(())
+    }
+}
