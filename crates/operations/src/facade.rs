@@ -1,0 +1,582 @@
+//! The door to everything: what the daemon may call.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pando_catalog::{AppRecord, Catalog, CloneRecord, OperationRecord, SnapshotRecord};
+use pando_engine::files::FilesEngine;
+use pando_engine::postgres::{Installations, PostgresEngine};
+use pando_host::durable::write_atomic;
+use pando_host::secret::SecretKey;
+use pando_host::{FailPoints, SystemClock};
+use pando_model::{
+    CloneState, DiskView, DoctorItem, DoctorView, EventView, ListView, LogView, Name, OperationId, OperationState,
+    OperationView, OwnerId, PoolSnapshotId, Problem, Profile, Request, ShowView, TimelineView, UnitId, VolumeId,
+};
+use pando_pool::{DriverKind, PoolConfig};
+use pando_runtime::process::ProcessRuntime;
+
+use crate::fault::{Done, IntoProblem, failed, io, not_found, refused};
+use crate::home::Home;
+use crate::journal::{Run, Verb, bear, drive};
+use crate::owner::Owner;
+use crate::verbs::{bookmark, clone, lease, link, power, recover_any, refresh, remove, snapshot, unlink};
+use crate::world::{Parts, World, thresholds};
+use crate::{follow, units, views};
+
+/// What `pando init` may choose.
+#[derive(Debug, Clone, Default)]
+pub struct InitRequest {
+    /// A directory to use as pool; by default one is made under HOME.
+    pub pool: Option<PathBuf>,
+    /// Size in bytes of the image file, where one is needed.
+    pub size: Option<u64>,
+}
+
+/// One Pando on one home. Cheap to clone.
+#[derive(Clone)]
+pub struct Pando {
+    world: Arc<World>,
+    running: Arc<Mutex<Vec<std::thread::JoinHandle<()>>>>,
+    init: Arc<Mutex<()>>,
+}
+
+fn item(what: &str, level: &str, found: impl Into<String>, fix: Option<String>) -> DoctorItem {
+    DoctorItem { what: what.to_owned(), level: level.to_owned(), found: found.into(), fix }
+}
+
+fn outward<T>(done: Done<T>) -> Result<T, Problem> {
+    done.map_err(crate::fault::Fault::into_problem)
+}
+
+impl Pando {
+    /// Opens a home (made when missing), recovers unfinished operations, adopts running units.
+    ///
+    /// # Errors
+    /// When the home, its catalog or its key cannot be used.
+    pub fn open(home: &Path, fail: FailPoints) -> Result<Self, Problem> {
+        let home = Home::open(home)?;
+        let catalog = Catalog::open(&home.catalog_file()).map_err(IntoProblem::into_problem)?;
+        let key = SecretKey::open_or_create(&home.key_file()).map_err(IntoProblem::into_problem)?;
+        let account = home.account()?;
+        let runtime = ProcessRuntime::open(home.root()).map_err(IntoProblem::into_problem)?;
+        let postgres = PostgresEngine::new(Installations::find(&[]), account.clone());
+        let world = World::new(Parts {
+            engines: vec![Arc::new(postgres), Arc::new(FilesEngine::new())],
+            runtime: Arc::new(runtime),
+            clock: Arc::new(SystemClock),
+            pool: None,
+            home,
+            catalog,
+            fail,
+            account,
+            key,
+        });
+        let pando = Self::over(Arc::new(world));
+        if let Some(config) = pando.pool_config()? {
+            let pool = pando_pool::open(&config).map_err(IntoProblem::into_problem)?;
+            pando.world.set_pool(Some(Arc::from(pool)));
+        }
+        pando.recover();
+        pando.after_reboot()?;
+        Ok(pando)
+    }
+
+    /// Waits for running operations.
+    #[cfg(test)]
+    pub(crate) fn join(&self) {
+        let running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in running {
+            assert!(thread.join().is_ok(), "an operation's thread panicked");
+        }
+    }
+
+    /// One Pando over a world.
+    pub(crate) fn over(world: Arc<World>) -> Self {
+        Self { world, running: Arc::default(), init: Arc::default() }
+    }
+
+    fn pool_config(&self) -> Result<Option<PoolConfig>, Problem> {
+        let path = self.world.home.pool_file();
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| failed(format!("{} cannot be read: {error}", path.display()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io("reading which pool was chosen", error)),
+        }
+    }
+
+    /// Finishes or undoes what was under way, inner operations before those that began them.
+    fn recover(&self) {
+        recover_all(&self.world);
+        for stranger in strangers(&self.world) {
+            self.world.event("stranger", None, &stranger);
+        }
+    }
+
+    /// After a restart of the machine a disposable clone may be damaged: it had no syncs.
+    fn after_reboot(&self) -> Result<(), Problem> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let file = self.world.home.boot_file();
+        let before = std::fs::read_to_string(&file).unwrap_or_default();
+        if before == boot {
+            return Ok(());
+        }
+        if !before.is_empty() {
+            for mut record in self.world.catalog.all::<CloneRecord>().map_err(IntoProblem::into_problem)? {
+                if record.profile == Profile::Disposable && record.state == CloneState::Running {
+                    record.state = CloneState::Failed;
+                    record.problem = Some(
+                        "the machine was restarted, and a disposable clone does not survive that; refresh it"
+                            .to_owned(),
+                    );
+                    self.world.catalog.put(&record).map_err(IntoProblem::into_problem)?;
+                }
+            }
+        }
+        write_atomic(&file, boot.as_bytes(), 0o600).map_err(|error| io("noting the boot", error))
+    }
+
+    /// Makes or adopts the pool. Answers one finding per thing done or decided.
+    ///
+    /// # Errors
+    /// When the place cannot hold a pool, or another pool is in use.
+    pub fn init(&self, request: &InitRequest) -> Result<DoctorView, Problem> {
+        let _one = self.init.lock().unwrap_or_else(PoisonError::into_inner);
+        let world = &self.world;
+        world.home.reachable(world.account.as_ref())?;
+        if let Some(present) = self.pool_config()? {
+            let same = request
+                .pool
+                .as_ref()
+                .is_none_or(|path| path.canonicalize().is_ok_and(|path| present.root.starts_with(&path)));
+            if same {
+                let found = format!("{:?} at {}", present.driver, present.root.display()).to_lowercase();
+                return Ok(DoctorView {
+                    healthy: true,
+                    items: vec![item("pool", "ok", format!("already there: {found}"), None)],
+                });
+            }
+            let in_use = world.pool()?.inventory().map_err(IntoProblem::into_problem)?;
+            if !in_use.volumes.is_empty() || !in_use.snapshots.is_empty() {
+                return Err(refused(format!("this home has a pool in use at {}", present.root.display()))
+                    .hint("unlink all apps first, or use another --home"));
+            }
+            world.set_pool(None);
+            pando_pool::discard(&present).map_err(IntoProblem::into_problem)?;
+            pando_host::durable::remove_if_there(&world.home.pool_file())
+                .map_err(|error| io("forgetting the former pool", error))?;
+        }
+        let (config, words) = pando_pool::choose(world.home.root(), request.pool.as_deref(), request.size)
+            .map_err(IntoProblem::into_problem)?;
+        pando_pool::create(&config).map_err(IntoProblem::into_problem)?;
+        let pool = pando_pool::open(&config).map_err(IntoProblem::into_problem)?;
+        let text = serde_json::to_vec_pretty(&config).map_err(|error| failed(error.to_string()))?;
+        write_atomic(&world.home.pool_file(), &text, 0o600).map_err(|error| io("noting the pool", error))?;
+        world.set_pool(Some(Arc::from(pool)));
+        let level = if config.driver == DriverKind::Copy { "warning" } else { "ok" };
+        let mut items: Vec<DoctorItem> = words.into_iter().map(|text| item("pool", level, text, None)).collect();
+        if let Some(account) = &world.account {
+            items.push(item("account", "ok", format!("servers of clones run as {}", account.name), None));
+        }
+        Ok(DoctorView { healthy: true, items })
+    }
+
+    /// Starts an operation; it goes on in the background.
+    ///
+    /// # Errors
+    /// When the request is malformed, or what it names is missing or busy.
+    pub fn submit(&self, request: Request) -> Result<OperationView, Problem> {
+        if self.world.is_stopping() {
+            return Err(refused("the daemon is stopping"));
+        }
+        let world = &self.world;
+        match request {
+            Request::Link(body) => {
+                if world.pool().is_err() {
+                    let done = self.init(&InitRequest::default())?;
+                    for one in done.items {
+                        world.event("pool-made", None, &one.found);
+                    }
+                }
+                let names = [body.app.to_string()];
+                self.begin(&names, |world| link::Link::new(world, body))
+            }
+            Request::Unlink { app } => {
+                let names = [app.to_string(), format!("{app}/prepare"), follow::units_of(&app)];
+                self.begin(&names, |world| unlink::Unlink::new(world, app))
+            }
+            Request::Snapshot { name } => {
+                let names = [name.to_string()];
+                self.begin(&names, |world| Ok(snapshot::Snapshot::new(world, &Owner::named(world, &name)?)))
+            }
+            Request::Bookmark { name, body } => {
+                let mut names = vec![format!("{name}/bookmark/{}", body.bookmark)];
+                if matches!(world.catalog.owner(&name), Ok(Some(OwnerId::Clone(_)))) {
+                    names.push(name.to_string());
+                }
+                self.begin(&names, |world| bookmark::Bookmark::new(world, name, body.bookmark, body.moment))
+            }
+            Request::Unbookmark { name, bookmark } => {
+                let names = [format!("{name}/bookmark/{bookmark}")];
+                self.begin(&names, |world| bookmark::Unbookmark::new(world, name, bookmark))
+            }
+            Request::Clone(body) => {
+                if let Some(taken) = world.catalog.owner(&body.clone).map_err(IntoProblem::into_problem)? {
+                    tracing::debug!(%taken, "the name of a clone is taken");
+                    return Err(pando_catalog::CatalogError::NameTaken(body.clone).into_problem());
+                }
+                let names = [body.clone.to_string()];
+                self.begin(&names, |world| clone::Clone::new(world, body))
+            }
+            Request::Start { clone } => {
+                let names = [clone.to_string()];
+                self.begin(&names, |world| power::Start::new(world, clone))
+            }
+            Request::Stop { clone } => {
+                let names = [clone.to_string()];
+                self.begin(&names, |world| power::Stop::new(world, clone))
+            }
+            Request::Refresh { clone, moment } => self.replace(clone, refresh::Origin::Parent, Some(moment)),
+            Request::Rewind { clone, moment } => self.replace(clone, refresh::Origin::Own, Some(moment)),
+            Request::Undo { clone } => self.replace(clone, refresh::Origin::Former, None),
+            Request::Lease { clone, body } => {
+                let names = [clone.to_string()];
+                self.begin(&names, |world| lease::Lease::new(world, clone, body.seconds))
+            }
+            Request::Remove { clone } => {
+                let names = [clone.to_string()];
+                self.begin(&names, |world| remove::Remove::new(world, clone))
+            }
+        }
+    }
+
+    fn replace(
+        &self,
+        clone: Name,
+        origin: refresh::Origin,
+        moment: Option<pando_model::Moment>,
+    ) -> Result<OperationView, Problem> {
+        let names = [clone.to_string()];
+        self.begin(&names, |world| refresh::Refresh::new(world, clone, origin, moment))
+    }
+
+    /// Claims the names, makes the verb, writes its birth, and runs it in a thread of its own.
+    fn begin<V: Verb>(&self, names: &[String], make: impl FnOnce(&World) -> Done<V>) -> Result<OperationView, Problem> {
+        let world = &self.world;
+        let claim = world.claim(names, V::WORD, false)?;
+        let verb = outward(make(world))?;
+        let record = outward(bear(world, &verb))?;
+        claim.held_for(&record.id);
+        let view = views::operation(record.clone());
+        let thread_world = Arc::clone(world);
+        let thread = std::thread::spawn(move || {
+            let _claim = claim;
+            if let Err(fault) = drive(&thread_world, record, verb) {
+                tracing::debug!(?fault, "an operation failed");
+            }
+        });
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|thread| !thread.is_finished());
+        running.push(thread);
+        Ok(view)
+    }
+
+    /// An operation.
+    ///
+    /// # Errors
+    /// When there is none with that id.
+    pub fn operation(&self, id: &OperationId) -> Result<OperationView, Problem> {
+        self.world
+            .catalog
+            .get::<OperationRecord>(id.as_str())
+            .map_err(IntoProblem::into_problem)?
+            .map(views::operation)
+            .ok_or_else(|| not_found(format!("there is no operation {id}")).hint("`pando ops` shows the latest"))
+    }
+
+    /// The latest operations, newest first.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn operations(&self) -> Result<Vec<OperationView>, Problem> {
+        let records = self.world.catalog.newest::<OperationRecord>(200).map_err(IntoProblem::into_problem)?;
+        Ok(records.into_iter().map(views::operation).collect())
+    }
+
+    /// Blocks until the operation has ended or the time is over, then answers its view.
+    ///
+    /// # Errors
+    /// When there is no such operation.
+    pub fn wait(&self, id: &OperationId, at_most: Duration) -> Result<OperationView, Problem> {
+        let begun = self.world.clock.instant();
+        loop {
+            let seen = self.world.rung();
+            let view = self.operation(id)?;
+            let left = at_most.saturating_sub(begun.elapsed());
+            let ended = !matches!(view.state, OperationState::Running | OperationState::Undoing);
+            if ended || left.is_zero() || self.world.is_stopping() {
+                return Ok(view);
+            }
+            self.world.wait_for_bell(seen, left);
+        }
+    }
+
+    /// Events with a sequence above `since`; blocks until there is one or the time is over.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn events(&self, since: u64, at_most: Duration) -> Result<Vec<EventView>, Problem> {
+        let begun = self.world.clock.instant();
+        loop {
+            let seen = self.world.rung();
+            let events = self.world.catalog.events(since).map_err(IntoProblem::into_problem)?;
+            let left = at_most.saturating_sub(begun.elapsed());
+            if !events.is_empty() || left.is_zero() || self.world.is_stopping() {
+                return Ok(events);
+            }
+            self.world.wait_for_bell(seen, left);
+        }
+    }
+
+    /// All apps and clones.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn list(&self) -> Result<ListView, Problem> {
+        outward(views::list(&self.world))
+    }
+
+    /// An app or a clone, whole. Exclusive bytes are left out unless `counted`: counting may take a moment.
+    ///
+    /// # Errors
+    /// When there is none with that name.
+    pub fn show(&self, name: &Name, counted: bool) -> Result<ShowView, Problem> {
+        outward(views::show(&self.world, name, counted))
+    }
+
+    /// The moments that can be asked for.
+    ///
+    /// # Errors
+    /// When there is no app or clone with that name.
+    pub fn timeline(&self, name: &Name) -> Result<TimelineView, Problem> {
+        outward(views::timeline(&self.world, name))
+    }
+
+    /// Who holds what.
+    ///
+    /// # Errors
+    /// When there is no pool, or it cannot be looked at.
+    pub fn disk(&self) -> Result<DiskView, Problem> {
+        outward(views::disk(&self.world))
+    }
+
+    /// What is there, what is missing, and what mends it.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn doctor(&self) -> Result<DoctorView, Problem> {
+        let world = &self.world;
+        let mut items = vec![item("home", "ok", world.home.root().display().to_string(), None)];
+        match world.home.reachable(world.account.as_ref()) {
+            Ok(()) => {
+                let name = world.account.as_ref().map_or("the daemon's own account", |account| account.name.as_str());
+                items.push(item("account", "ok", format!("servers of clones run as {name}"), None));
+            }
+            Err(problem) => items.push(item("account", "problem", problem.message, problem.hint)),
+        }
+        items.extend(self.look_at_pool());
+        for engine in world.engines.values() {
+            items.extend(engine.doctor());
+        }
+        for stranger in strangers(world) {
+            items.push(item("strangers", "warning", stranger, None));
+        }
+        let stuck =
+            world.catalog.of::<OperationRecord>(OperationState::Stuck.as_str()).map_err(IntoProblem::into_problem)?;
+        for record in stuck {
+            let why = record.error.map(|problem| problem.to_string()).unwrap_or_default();
+            let found = format!("{} {} is stuck: {why}", record.verb, record.subject);
+            items.push(item(
+                "operations",
+                "problem",
+                found,
+                Some("mend the cause: it is tried again by itself, twice a minute".to_owned()),
+            ));
+        }
+        Ok(DoctorView { healthy: items.iter().all(|one| one.level != "problem"), items })
+    }
+
+    fn look_at_pool(&self) -> Vec<DoctorItem> {
+        let Ok(pool) = self.world.pool() else {
+            return vec![item("pool", "warning", "there is none yet", Some("pando init".to_owned()))];
+        };
+        let capabilities = pool.capabilities();
+        let mut items = vec![item("pool", "ok", format!("{} at {}", capabilities.driver, pool.root().display()), None)];
+        if !capabilities.shares_blocks {
+            let fix = "pando init --pool PATH, with PATH on btrfs or XFS with reflink".to_owned();
+            items.push(item("pool", "warning", "every clone and snapshot is a full copy", Some(fix)));
+        }
+        if matches!(self.pool_config(), Ok(Some(PoolConfig { image: Some(_), .. }))) {
+            let fix = "mkfs.btrfs /dev/DISK, mount it, pando init --pool PATH".to_owned();
+            items.push(item(
+                "pool",
+                "warning",
+                "the pool is an image file: good for a trial; a partition of its own is much faster",
+                Some(fix),
+            ));
+        }
+        match pool.room() {
+            Ok(usage) => {
+                let (low, full) = thresholds(usage.total_bytes);
+                let level = if usage.free_bytes < full {
+                    "problem"
+                } else if usage.free_bytes < low {
+                    "warning"
+                } else {
+                    "ok"
+                };
+                let found = format!("{} MB of {} MB free", usage.free_bytes >> 20, usage.total_bytes >> 20);
+                let fix = (level != "ok").then(|| "pando du; pando rm …".to_owned());
+                items.push(item("room", level, found, fix));
+            }
+            Err(error) => items.push(item("room", "problem", error.into_problem().to_string(), None)),
+        }
+        items
+    }
+
+    /// The last lines of the servers' logs.
+    ///
+    /// # Errors
+    /// When there is no app, clone or source with that name.
+    pub fn logs(&self, name: &Name, source: Option<&Name>) -> Result<LogView, Problem> {
+        let owner = outward(Owner::named(&self.world, name))?;
+        if let Some(source) = source.filter(|source| !owner.sources.contains_key(*source)) {
+            let known: Vec<&str> = owner.sources.keys().map(Name::as_str).collect();
+            return Err(
+                not_found(format!("{name} has no source {source}")).hint(format!("it has: {}", known.join(", ")))
+            );
+        }
+        let mut logs = BTreeMap::new();
+        for (of, role, unit) in units::servers(&owner) {
+            if source.is_some_and(|source| *source != of) {
+                continue;
+            }
+            let text = self.world.runtime.log_tail(&unit, 200).map_err(IntoProblem::into_problem)?;
+            if !text.is_empty() {
+                logs.insert(format!("{of}/{role}"), text);
+            }
+        }
+        Ok(LogView { logs })
+    }
+
+    /// The bearer token of the TCP listener.
+    ///
+    /// # Errors
+    /// When its file cannot be read.
+    pub fn token(&self) -> Result<String, Problem> {
+        std::fs::read_to_string(self.world.home.token_file()).map_err(|error| io("reading the token", error))
+    }
+
+    /// Follows mirrors, takes snapshots, ends leases: returns only after [`Pando::stop`]. Run it in a thread.
+    pub fn run(&self) {
+        follow::run(&self.world);
+    }
+
+    /// Ends `run` and waits for running operations; units go on.
+    pub fn stop(&self) {
+        self.world.stop();
+        let running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in running {
+            if thread.join().is_err() {
+                tracing::error!("an operation's thread panicked");
+            }
+        }
+    }
+}
+
+/// Finishes or undoes all operations that were under way.
+pub fn recover_all(world: &Arc<World>) {
+    let mut open = Vec::new();
+    for state in [OperationState::Running, OperationState::Undoing, OperationState::Stuck] {
+        match world.catalog.of::<OperationRecord>(state.as_str()) {
+            Ok(records) => open.extend(records),
+            Err(error) => tracing::error!(%error, "unfinished operations cannot be read"),
+        }
+    }
+    open.sort_by(|one, two| two.id.cmp(&one.id));
+    for record in open {
+        let words = format!("{} {} ({})", record.verb, record.subject, record.id);
+        tracing::info!("recovering {words}");
+        if let Err(fault) = recover_any(world, record) {
+            tracing::error!(?fault, "{words} could not be recovered");
+        }
+    }
+}
+
+/// What is in the pool or runs without the catalog knowing of it. Reported, never deleted.
+pub fn strangers(world: &World) -> Vec<String> {
+    let Ok(pool) = world.pool() else { return Vec::new() };
+    let apps: Vec<AppRecord> = world.catalog.all().unwrap_or_default();
+    let clones: Vec<CloneRecord> = world.catalog.all().unwrap_or_default();
+    let snapshots: Vec<SnapshotRecord> = world.catalog.all().unwrap_or_default();
+    // What an operation under way has made is not strange.
+    let busy: String = [OperationState::Running, OperationState::Undoing, OperationState::Stuck]
+        .iter()
+        .flat_map(|state| world.catalog.of::<OperationRecord>(state.as_str()).unwrap_or_default())
+        .map(|record| record.doc.to_string())
+        .collect();
+    let known_volume = |id: &VolumeId| {
+        apps.iter().any(|app| app.volume == *id)
+            || clones.iter().any(|clone| {
+                let former = clone.former.iter().flat_map(|former| former.sources.values());
+                clone.sources.values().chain(former).any(|source| source.volume == *id)
+            })
+            || busy.contains(id.as_str())
+    };
+    let known_tree = |id: &PoolSnapshotId| {
+        snapshots.iter().any(|one| crate::verbs::remove::trees_of(one).contains(id)) || busy.contains(id.as_str())
+    };
+    let known_unit = |id: &UnitId| {
+        apps.iter().flat_map(|app| app.sources.values()).any(|source| source.units.values().any(|unit| unit == id))
+            || clones
+                .iter()
+                .flat_map(|clone| clone.sources.values())
+                .any(|source| source.units.values().any(|unit| unit == id))
+            || busy.contains(id.as_str())
+    };
+    let mut found = Vec::new();
+    if let Ok(inventory) = pool.inventory() {
+        found.extend(
+            inventory
+                .volumes
+                .iter()
+                .filter(|id| !known_volume(id))
+                .map(|id| format!("the pool holds the volume {id}, which nothing knows of")),
+        );
+        found.extend(
+            inventory
+                .snapshots
+                .iter()
+                .filter(|id| !known_tree(id))
+                .map(|id| format!("the pool holds the snapshot {id}, which nothing knows of")),
+        );
+        found.extend(inventory.strangers.iter().map(|name| format!("the pool holds {name:?}, which is not Pando's")));
+    }
+    if let Ok(running) = world.runtime.inventory() {
+        found.extend(
+            running.iter().filter(|id| !known_unit(id)).map(|id| format!("the unit {id} runs, which nothing knows of")),
+        );
+    }
+    found
+}
+
+/// A run for work outside of any operation.
+#[allow(dead_code, reason = "used by tests")]
+pub fn loose_run(world: &Arc<World>) -> Run {
+    let (millis, random) = world.id();
+    Run { world: Arc::clone(world), id: OperationId::from_parts(millis, random) }
+}

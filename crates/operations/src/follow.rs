@@ -1,0 +1,466 @@
+//! The heartbeat: keeps mirrors following, takes and prepares scheduled snapshots, restarts servers that
+//! died, ends leases, thins timelines, and pauses mirrors before the pool is full.
+//!
+//! Each app has two threads: one looks at production's log about three times a second and never waits for
+//! storage, one takes snapshots. One more thread looks after clones and cleans up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use pando_catalog::{AppRecord, CloneRecord, Durability, OperationRecord, SnapshotRecord};
+use pando_engine::Link;
+use pando_model::{AppId, AppState, CloneState, Name, OperationState, OwnerId, Problem};
+use pando_runtime::UnitState;
+
+use crate::fault::{Done, Fault, IntoProblem};
+use crate::journal::{Run, run_now};
+use crate::owner::{Held, Owner};
+use crate::units;
+use crate::verbs::rebase::Rebase;
+use crate::verbs::remove::Remove;
+use crate::verbs::snapshot::Snapshot;
+use crate::verbs::thin::Thin;
+use crate::verbs::{link, recover_any};
+use crate::world::{World, thresholds};
+
+/// How often production's log is looked at.
+const PULSE: Duration = Duration::from_millis(300);
+/// How often schedules and clones are looked at.
+const ROUND: Duration = Duration::from_secs(1);
+/// After something went wrong it is tried again no sooner than this.
+const REST: Duration = Duration::from_secs(5);
+/// A stuck operation is tried again after so long.
+const STUCK: SignedDuration = SignedDuration::from_secs(30);
+/// A unit that died is started again no sooner than this.
+const RESTART: SignedDuration = SignedDuration::from_millis(300);
+/// So long before a lease ends its owner is warned.
+const WARNING: SignedDuration = SignedDuration::from_mins(10);
+/// How many finished operations are remembered.
+const REMEMBERED: usize = 1000;
+
+/// Runs until the world stops.
+pub fn run(world: &Arc<World>) {
+    let mut apps: BTreeMap<AppId, Vec<JoinHandle<()>>> = BTreeMap::new();
+    let clones = {
+        let world = Arc::clone(world);
+        std::thread::spawn(move || {
+            rounds(&world, |world| {
+                look_after_clones(world);
+                retry_stuck(world);
+                tidy(world);
+                Some(ROUND)
+            });
+        })
+    };
+    while !world.is_stopping() {
+        apps.retain(|_, threads| threads.iter().any(|thread| !thread.is_finished()));
+        for app in world.catalog.all::<AppRecord>().unwrap_or_default() {
+            if matches!(app.state, AppState::Linking | AppState::Removing) || apps.contains_key(&app.id) {
+                continue;
+            }
+            let threads = [follow_thread(world, &app.id), keep_thread(world, &app.id)];
+            apps.insert(app.id.clone(), threads.into());
+        }
+        world.clock.sleep(Duration::from_millis(200));
+    }
+    for thread in apps.into_values().flatten().chain([clones]) {
+        if thread.join().is_err() {
+            tracing::error!("a heartbeat thread panicked");
+        }
+    }
+}
+
+/// Calls `round` until it says no more or the world stops; it says how long to rest.
+fn rounds(world: &Arc<World>, mut round: impl FnMut(&Arc<World>) -> Option<Duration>) {
+    while !world.is_stopping() {
+        let Some(mut left) = round(world) else { return };
+        // In slices, so that the daemon stops at once.
+        while !left.is_zero() && !world.is_stopping() {
+            let slice = left.min(Duration::from_millis(100));
+            world.clock.sleep(slice);
+            left -= slice;
+        }
+    }
+}
+
+fn follow_thread(world: &Arc<World>, app: &AppId) -> JoinHandle<()> {
+    let (world, app) = (Arc::clone(world), OwnerId::App(app.clone()));
+    std::thread::spawn(move || {
+        rounds(&world, |world| {
+            let outcome = follow_once(world, &app).map_err(Fault::into_problem);
+            if let Err(problem) = &outcome {
+                let _ = set_state(world, &app, AppState::Disconnected, Some(problem.to_string()));
+            }
+            settled(&app, outcome, PULSE)
+        });
+    })
+}
+
+fn keep_thread(world: &Arc<World>, app: &AppId) -> JoinHandle<()> {
+    let (world, app) = (Arc::clone(world), OwnerId::App(app.clone()));
+    std::thread::spawn(move || {
+        rounds(&world, |world| settled(&app, keep_once(world, &app).map_err(Fault::into_problem), ROUND));
+    })
+}
+
+/// How long to rest before the next look; nothing when the app is gone. What went wrong is tried again later
+/// than what went well.
+fn settled(app: &OwnerId, outcome: Result<bool, Problem>, pause: Duration) -> Option<Duration> {
+    match outcome {
+        Ok(there) => there.then_some(pause),
+        Err(problem) => {
+            tracing::warn!(app = app.as_str(), %problem, "the heartbeat of an app");
+            Some(REST)
+        }
+    }
+}
+
+/// Sets an app's state if it is one that the heartbeat owns and differs. A verb may set another at any time:
+/// looking and setting are one.
+fn set_state(world: &World, id: &OwnerId, state: AppState, problem: Option<String>) -> Done<()> {
+    let changed = world.catalog.change(Durability::Ordered, |change| {
+        let Some(mut app) = change.get::<AppRecord>(id.as_str())? else { return Ok(None) };
+        let ours =
+            matches!(app.state, AppState::Following | AppState::Disconnected | AppState::Paused | AppState::Failed);
+        if !ours || (app.state == state && app.problem == problem) {
+            return Ok(None);
+        }
+        let changed = app.state != state;
+        app.state = state;
+        app.problem = problem;
+        change.put(&app)?;
+        Ok(changed.then_some(app))
+    })?;
+    if let Some(app) = changed {
+        let why = app.problem.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+        world.event(&format!("mirror-{state}"), Some(&app.name), &format!("{} is {state}{why}", app.name));
+    }
+    Ok(())
+}
+
+/// Starts the units that keep a source's mirror up to date, where they do not run.
+pub fn ensure_units(world: &World, owner: &Owner, name: &Name, held: &Held) -> Done<()> {
+    let mut missing = false;
+    for role in ["server", "receiver"] {
+        if let Some(unit) = held.units.get(role) {
+            missing |= !matches!(world.runtime.state(unit)?, UnitState::Running { .. });
+        }
+    }
+    if !missing {
+        return Ok(());
+    }
+    let now = world.now();
+    let recent = world.live(&owner.id, name).started.is_some_and(|at| now.duration_since(at) < RESTART);
+    if recent {
+        return Ok(());
+    }
+    world.set_live(&owner.id, name, |live| live.started = Some(now));
+    // A receiver without its server, or the other way round: both begin anew.
+    if let Some(receiver) = held.units.get("receiver") {
+        world.runtime.ensure_gone(receiver)?;
+    }
+    for plan in held.engine.follow(&held.seat, &held.source)? {
+        world.runtime.ensure_running(&units::spec(held, plan)?)?;
+    }
+    Ok(())
+}
+
+/// What is claimed by whoever starts or stops the units of a mirror.
+pub fn units_of(app: &Name) -> String {
+    format!("{app}/units")
+}
+
+/// One look at production's log. Answers whether the app is still there.
+pub fn follow_once(world: &Arc<World>, id: &OwnerId) -> Done<bool> {
+    let Some(owner) = Owner::load(world, id)? else { return Ok(false) };
+    let Some(_claim) = world.try_claim(&[units_of(&owner.name)], "follow") else { return Ok(true) };
+    // Read again: it may have been told to go, or to pause, before the claim.
+    let Some(owner) = Owner::load(world, id)? else { return Ok(false) };
+    match owner.app.state {
+        // An unlink may be refused yet.
+        AppState::Removing | AppState::Linking | AppState::Rebasing | AppState::Paused => return Ok(true),
+        AppState::Following | AppState::Disconnected | AppState::Failed => {}
+    }
+    let mut state = AppState::Following;
+    let mut problem = None;
+    for (name, held) in &owner.sources {
+        ensure_units(world, &owner, name, held)?;
+        let mut pulse = held.engine.pulse(&held.seat, &held.source, false)?;
+        if matches!(pulse.link, Link::Disconnected(_))
+            && let Some(unit) = held.units.get("server")
+            && let Some(link) = held.engine.diagnose(&world.runtime.log_tail(unit, 60)?)
+        {
+            pulse.link = link;
+        }
+        world.set_live(&owner.id, name, |live| {
+            live.changed |= pulse.changed;
+            // What was complete stays complete while nothing is heard of production.
+            let through = pulse.through.max(live.pulse.through);
+            live.pulse = pando_engine::Pulse { through, ..pulse.clone() };
+        });
+        match pulse.link {
+            Link::Following => {}
+            Link::Disconnected(why) => (state, problem) = (AppState::Disconnected, Some(format!("{name}: {why}"))),
+            Link::Lost(why) => return lost(world, &owner, &why).map(|()| true),
+            Link::Restart(why) => {
+                world.event("mirror-restart", Some(&owner.name), &format!("{name} is restarted: {why}"));
+                for unit in ["receiver", "server"].iter().filter_map(|role| held.units.get(*role)) {
+                    world.runtime.ensure_gone(unit)?;
+                }
+            }
+        }
+    }
+    set_state(world, id, state, problem)?;
+    Ok(true)
+}
+
+/// What the mirror needs is gone from production: the other thread makes a new first copy.
+fn lost(world: &World, owner: &Owner, why: &str) -> Done<()> {
+    world.event("mirror-lost", Some(&owner.name), &format!("{}: {why}; a new first copy is made", owner.name));
+    set_state(world, &owner.id, AppState::Rebasing, Some(why.to_owned()))
+}
+
+/// Makes the new first copy, if nobody else is busy with the app.
+fn rebase(world: &Arc<World>, owner: &Owner) -> Done<()> {
+    let names = [owner.name.to_string(), units_of(&owner.name)];
+    let Some(_claim) = world.try_claim(&names, "rebase") else { return Ok(()) };
+    let why = owner.app.problem.clone().unwrap_or_else(|| "an interrupted first copy".to_owned());
+    run_now(world, Rebase::new(&owner.app, &why)).map(drop)
+}
+
+/// One look at the schedule. Answers whether the app is still there.
+pub fn keep_once(world: &Arc<World>, id: &OwnerId) -> Done<bool> {
+    let Some(owner) = Owner::load(world, id)? else { return Ok(false) };
+    match owner.app.state {
+        AppState::Rebasing => return rebase(world, &owner).map(|()| true),
+        AppState::Linking | AppState::Removing => return Ok(true),
+        _ => {}
+    }
+    if room(world, &owner)? && owner.app.state != AppState::Paused {
+        schedule(world, &owner)?;
+    }
+    Ok(true)
+}
+
+/// Pauses the mirror when the pool is nearly full, and lets it go on when there is room again. Answers
+/// whether there is room.
+fn room(world: &Arc<World>, owner: &Owner) -> Done<bool> {
+    let usage = world.pool()?.room()?;
+    let (low, full) = thresholds(usage.total_bytes);
+    let paused = owner.app.state == AppState::Paused;
+    if usage.free_bytes < full && !paused {
+        let Some(_claim) = world.try_claim(&[units_of(&owner.name)], "pause") else { return Ok(false) };
+        let why = format!("the pool has only {} MB free; free some, and it goes on by itself", usage.free_bytes >> 20);
+        set_state(world, &owner.id, AppState::Paused, Some(why))?;
+        units::stop_all(world, owner)?;
+        return Ok(false);
+    }
+    if paused && usage.free_bytes >= low {
+        set_state(world, &owner.id, AppState::Disconnected, None)?;
+    }
+    Ok(usage.free_bytes >= low)
+}
+
+/// Takes a snapshot when it is time, and prepares the newest one.
+fn schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
+    let every = SignedDuration::from_secs(owner.app.policy.snapshot_every_seconds.max(1));
+    let snapshots = owner.snapshots(world)?;
+    let due = snapshots.last().is_none_or(|last| world.now().duration_since(last.taken_at) >= every);
+    // Directories tell only by a sync whether they changed.
+    let changed =
+        owner.sources.iter().any(|(name, held)| !units::has_server(held.kind) || world.live(&owner.id, name).changed);
+    if due
+        && changed
+        && owner.app.state == AppState::Following
+        && let Some(_claim) = world.try_claim(&[owner.name.to_string()], "snapshot")
+    {
+        run_now(world, Snapshot::new(world, owner))?;
+    }
+    let unprepared =
+        owner.snapshots(world)?.pop().filter(|newest| newest.prepared.is_none() && newest.problem.is_none());
+    if let Some(newest) = unprepared
+        && let Some(_claim) = world.try_claim(&[format!("{}/prepare", owner.name)], "prepare")
+    {
+        let (millis, random) = world.id();
+        let run = Run { world: Arc::clone(world), id: pando_model::OperationId::from_parts(millis, random) };
+        if let Err(fault) = link::prepare_newest(&run, owner) {
+            let problem = match fault {
+                Fault::Crash => return Err(Fault::Crash),
+                Fault::Problem(problem) => problem,
+            };
+            if let Some(mut record) = world.catalog.get::<SnapshotRecord>(newest.id.as_str())? {
+                record.problem = Some(problem.to_string());
+                world.catalog.note(&record)?;
+            }
+        }
+    }
+    if let Some(thin) = Thin::plan(world, owner)?
+        && let Some(_claim) = world.try_claim(&[owner.name.to_string()], "thin")
+    {
+        run_now(world, thin)?;
+    }
+    Ok(())
+}
+
+/// Servers of clones that died, logs of recording clones, leases, former states.
+pub fn look_after_clones(world: &Arc<World>) {
+    for record in world.catalog.all::<CloneRecord>().unwrap_or_default() {
+        if let Err(fault) = look_after(world, &record) {
+            let problem = fault.into_problem();
+            tracing::warn!(clone = record.name.as_str(), %problem, "the heartbeat of a clone");
+        }
+    }
+}
+
+fn look_after(world: &Arc<World>, record: &CloneRecord) -> Done<()> {
+    let now = world.now();
+    if matches!(record.state, CloneState::Creating | CloneState::Removing | CloneState::Refreshing) {
+        return Ok(());
+    }
+    if record.lease_until.is_some_and(|until| until <= now) {
+        return end_lease(world, record);
+    }
+    warn_of_lease(world, record, now)?;
+    let Some(_claim) = world.try_claim(&[record.name.to_string()], "heartbeat") else { return Ok(()) };
+    // Read again: a verb may have changed it before the claim.
+    let Some(record) = world.catalog.get::<CloneRecord>(record.id.as_str())? else { return Ok(()) };
+    let owner = Owner::of_clone(world, record.clone())?;
+    if record.state == CloneState::Running {
+        keep_running(world, &record, &owner)?;
+    }
+    if let Some(thin) = Thin::plan(world, &owner)? {
+        run_now(world, thin)?;
+    }
+    Ok(())
+}
+
+fn end_lease(world: &Arc<World>, record: &CloneRecord) -> Done<()> {
+    let Some(_claim) = world.try_claim(&[record.name.to_string()], "rm") else { return Ok(()) };
+    // Read again: the lease may have been renewed before the claim.
+    let fresh = world.catalog.get::<CloneRecord>(record.id.as_str())?;
+    if fresh.is_none_or(|fresh| fresh.lease_until != record.lease_until) {
+        return Ok(());
+    }
+    match Remove::new(world, record.name.clone()) {
+        Ok(remove) => {
+            world.event("lease-ended", Some(&record.name), &format!("the lease of {} has ended", record.name));
+            run_now(world, remove).map(drop)
+        }
+        // It is the parent of others, which still need it for a refresh: it goes after them.
+        Err(_) => Ok(()),
+    }
+}
+
+fn warn_of_lease(world: &Arc<World>, record: &CloneRecord, now: Timestamp) -> Done<()> {
+    let Some(until) = record.lease_until.filter(|until| !record.lease_warned && until.duration_since(now) <= WARNING)
+    else {
+        return Ok(());
+    };
+    let warned = world.catalog.change(Durability::Ordered, |change| {
+        let fresh = change.get::<CloneRecord>(record.id.as_str())?;
+        let Some(mut fresh) = fresh.filter(|fresh| fresh.lease_until == Some(until)) else { return Ok(false) };
+        fresh.lease_warned = true;
+        change.put(&fresh).map(|()| true)
+    })?;
+    if warned {
+        let text =
+            format!("the lease of {} ends at {until}; longer: pando lease {} --for 8h", record.name, record.name);
+        world.event("lease-ends-soon", Some(&record.name), &text);
+    }
+    Ok(())
+}
+
+/// Starts servers that died. One that dies again within twenty seconds of that has failed.
+fn keep_running(world: &Arc<World>, record: &CloneRecord, owner: &Owner) -> Done<()> {
+    for (name, held) in owner.sources.iter().filter(|(_, held)| units::has_server(held.kind)) {
+        let Some(unit) = held.units.get("server") else { continue };
+        if !matches!(world.runtime.state(unit)?, UnitState::Running { .. }) {
+            let live = world.live(&owner.id, name);
+            if live.started.is_some_and(|at| world.now().duration_since(at) < SignedDuration::from_secs(20)) {
+                let problem = units::died(world, unit, "its server dies at every start");
+                return fail(world, record, &problem.to_string());
+            }
+            world.set_live(&owner.id, name, |live| live.started = Some(world.now()));
+            world.event(
+                "server-restarted",
+                Some(&record.name),
+                &format!("the server {name} of {} had ended and is started again", record.name),
+            );
+            units::start_server(world, held)?;
+        }
+        if record.record {
+            units::start_receiver(world, held)?;
+            let pulse = held.engine.pulse(&held.seat, &held.source, false).map_err(IntoProblem::into_problem)?;
+            world.set_live(&owner.id, name, |live| {
+                live.changed |= pulse.changed;
+                live.pulse = pulse;
+            });
+        }
+    }
+    if record.record {
+        record_schedule(world, owner)?;
+    }
+    Ok(())
+}
+
+/// A recording clone has snapshots like a mirror: replay to any second starts from them.
+fn record_schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
+    let every = SignedDuration::from_secs(owner.app.policy.snapshot_every_seconds.max(1));
+    let snapshots = owner.snapshots(world)?;
+    let current = snapshots.last().filter(|last| last.taken_at >= owner_since(owner));
+    let due = current.is_none_or(|last| world.now().duration_since(last.taken_at) >= every);
+    let changed = current.is_none() || owner.sources.keys().any(|name| world.live(&owner.id, name).changed);
+    // A fresh log needs a moment to flow; before, nothing could be rolled forward from a snapshot.
+    let flows = owner.sources.keys().any(|name| world.live(&owner.id, name).pulse.through.is_some());
+    if due && changed && flows {
+        run_now(world, Snapshot::new(world, owner))?;
+    }
+    Ok(())
+}
+
+/// Since when the clone has its present data: a refresh begins a new stretch of its timeline.
+fn owner_since(owner: &Owner) -> Timestamp {
+    owner.clone.as_ref().map_or(Timestamp::MIN, |clone| {
+        clone.former.as_ref().map_or(clone.created_at, |former| {
+            former.until.checked_sub(SignedDuration::from_hours(1)).unwrap_or(clone.created_at)
+        })
+    })
+}
+
+fn fail(world: &Arc<World>, record: &CloneRecord, why: &str) -> Done<()> {
+    let mut record = record.clone();
+    record.state = CloneState::Failed;
+    record.problem = Some(why.to_owned());
+    world.catalog.note(&record)?;
+    world.event("clone-failed", Some(&record.name), &format!("{} has failed: {why}", record.name));
+    Ok(())
+}
+
+/// What got stuck may have met a passing trouble: it is tried again, with its subject claimed.
+pub fn retry_stuck(world: &Arc<World>) {
+    let stuck: Vec<OperationRecord> = world.catalog.of(OperationState::Stuck.as_str()).unwrap_or_default();
+    for record in stuck {
+        let rested = record.finished_at.is_none_or(|at| world.now().duration_since(at) >= STUCK);
+        let names = [record.subject.to_string(), format!("{}/prepare", record.subject)];
+        if rested && let Some(_claim) = world.try_claim(&names, &record.verb) {
+            let words = format!("{} {}", record.verb, record.subject);
+            match recover_any(world, record) {
+                Ok(()) => tracing::info!("{words} was stuck and is at its end now"),
+                Err(fault) => tracing::warn!(problem = %fault.into_problem(), "{words} is still stuck"),
+            }
+        }
+    }
+}
+
+/// Keeps logs bounded and forgets old operations.
+fn tidy(world: &Arc<World>) {
+    if let Err(error) = world.runtime.trim_logs() {
+        tracing::warn!(%error, "logs could not be trimmed");
+    }
+    if let Err(error) = world.catalog.forget_operations(REMEMBERED) {
+        tracing::warn!(%error, "old operations could not be forgotten");
+    }
+}

@@ -1,0 +1,174 @@
+//! A home's layout, and the account its units run as.
+//!
+//! ```text
+//! HOME/ catalog.db  secret.key  token  pool.json  boot  log/OWNER/SOURCE/  clones/NAME/SOURCE ▶ the tree
+//!       pool/ or pool.img  units/  run/pando.sock
+//! RUN/  a short path for sockets and passing files, on a file system that a reboot empties where there is one
+//! ```
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use pando_host::clock::random;
+use pando_host::durable::write_atomic;
+use pando_host::{Account, Tool};
+use pando_model::{Name, OwnerId, Problem};
+
+use crate::fault::{failed, io as io_problem};
+
+/// The name of the account that units run as when the daemon is root.
+const ACCOUNT: &str = "pando";
+
+/// Where everything of one home lies.
+#[derive(Debug, Clone)]
+pub struct Home {
+    root: PathBuf,
+    run: PathBuf,
+}
+
+impl Home {
+    /// Makes the home's directories where they are missing.
+    pub fn open(root: &Path) -> Result<Self, Problem> {
+        let failed = |error: io::Error| io_problem(&format!("making the home {}", root.display()), error);
+        fs::create_dir_all(root).map_err(failed)?;
+        let root = root.canonicalize().map_err(failed)?;
+        for dir in ["log", "clones", "run"] {
+            fs::create_dir_all(root.join(dir)).map_err(failed)?;
+        }
+        let run = run_dir(&root);
+        fs::create_dir_all(&run).map_err(failed)?;
+        if Account::is_root() {
+            // Units run as another account: it must be able to pass, not to list.
+            for dir in [root.as_path(), &root.join("log"), &root.join("clones"), &run] {
+                fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).map_err(failed)?;
+            }
+        } else {
+            fs::set_permissions(&run, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+        }
+        let home = Self { root, run };
+        if fs::metadata(home.token_file()).is_err() {
+            let token: String = random::<32>().iter().map(|byte| format!("{byte:02x}")).collect();
+            write_atomic(&home.token_file(), token.as_bytes(), 0o600).map_err(failed)?;
+        }
+        Ok(home)
+    }
+
+    /// The home itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The SQLite file.
+    pub fn catalog_file(&self) -> PathBuf {
+        self.root.join("catalog.db")
+    }
+
+    /// The key that secrets are encrypted with.
+    pub fn key_file(&self) -> PathBuf {
+        self.root.join("secret.key")
+    }
+
+    /// The bearer token of the TCP listener.
+    pub fn token_file(&self) -> PathBuf {
+        self.root.join("token")
+    }
+
+    /// What pool was chosen.
+    pub fn pool_file(&self) -> PathBuf {
+        self.root.join("pool.json")
+    }
+
+    /// The boot that the daemon last ran in.
+    pub fn boot_file(&self) -> PathBuf {
+        self.root.join("boot")
+    }
+
+    /// A source's change log.
+    pub fn log(&self, owner: &OwnerId, source: &Name) -> PathBuf {
+        self.log_of(owner).join(source.as_str())
+    }
+
+    /// All change logs of an owner.
+    pub fn log_of(&self, owner: &OwnerId) -> PathBuf {
+        self.root.join("log").join(owner.as_str())
+    }
+
+    /// The stable place of a clone's sources: links that refresh swaps.
+    pub fn clone_dir(&self, clone: &Name) -> PathBuf {
+        self.root.join("clones").join(clone.as_str())
+    }
+
+    /// The directory of a unit's sockets.
+    pub fn run(&self, seat: &str) -> PathBuf {
+        self.run.join(seat)
+    }
+
+    /// The account that units run as: made when root and missing.
+    pub fn account(&self) -> Result<Option<Account>, Problem> {
+        if !Account::is_root() {
+            return Ok(None);
+        }
+        let look = || Account::named(ACCOUNT).map_err(|error| io_problem("reading /etc/passwd", error));
+        if look()?.is_none() {
+            let made = Tool::find("useradd", "passwd").and_then(|tool| {
+                tool.command()
+                    .args(["--system", "--no-create-home", "--home-dir", "/nonexistent"])
+                    .args(["--shell", "/usr/sbin/nologin", "--user-group", "--", ACCOUNT])
+                    .run()
+            });
+            if let Err(error) = made {
+                tracing::warn!(%error, "the account {ACCOUNT} could not be made; units run as nobody");
+            }
+        }
+        match look()? {
+            Some(account) => Ok(Some(account)),
+            None => Account::named("nobody").map_err(|error| io_problem("reading /etc/passwd", error)),
+        }
+    }
+
+    /// Whether the account can reach what lies under HOME.
+    pub fn reachable(&self, account: Option<&Account>) -> Result<(), Problem> {
+        let Some(account) = account else { return Ok(()) };
+        for dir in self.root.ancestors().chain(self.run.ancestors()) {
+            let Ok(meta) = fs::metadata(dir) else { continue };
+            let passes = meta.mode() & 0o001 != 0
+                || (meta.uid() == account.uid && meta.mode() & 0o100 != 0)
+                || (meta.gid() == account.gid && meta.mode() & 0o010 != 0);
+            if !passes {
+                return Err(failed(format!(
+                    "the servers of clones run as the account {}, which cannot pass {}",
+                    account.name,
+                    dir.display()
+                ))
+                .hint(format!("choose another --home such as /var/lib/pando, or: chmod o+x {}", dir.display())));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a home's sockets lie: unix sockets have at most 107 characters in their path, so they cannot lie under
+/// any HOME. `root` is the home's canonical path. Makes the directory.
+pub fn run_dir(root: &Path) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    root.hash(&mut hasher);
+    let tag = format!("{:012x}", hasher.finish() & 0xffff_ffff_ffff);
+    let uid = rustix_uid();
+    let bases = if Account::is_root() {
+        vec![PathBuf::from("/run")]
+    } else {
+        vec![PathBuf::from(format!("/run/user/{uid}")), PathBuf::from("/dev/shm")]
+    };
+    let writable = |base: &PathBuf| {
+        let probe = base.join(format!("pando-{uid}-{tag}"));
+        fs::create_dir_all(&probe).is_ok() && fs::metadata(&probe).is_ok_and(|meta| meta.uid() == uid)
+    };
+    bases.into_iter().find(writable).unwrap_or_else(|| PathBuf::from("/tmp")).join(format!("pando-{uid}-{tag}"))
+}
+
+fn rustix_uid() -> u32 {
+    Account::current().map_or(0, |account| account.uid)
+}

@@ -1,0 +1,30 @@
+//! What Pando does. [`Pando`] is the one door for the daemon: requests go in, views come out.
+//!
+//! | file | what it answers for |
+//! |---|---|
+//! | `facade.rs` | the door: submit, wait, look |
+//! | `world.rs`, `home.rs` | what every verb needs: catalog, pool, engines, runtime, clock, paths |
+//! | `journal.rs` | operations: steps, undo, recovery |
+//! | `moments.rs` | from `NAME@MOMENT` to trees and points |
+//! | `units.rs` | servers of mirrors and clones |
+//! | `follow.rs` | the heartbeat: mirrors, schedules, leases |
+//! | `views.rs` | what is shown |
+//! | `verbs/` | one file per verb |
+
+mod facade;
+mod fault;
+mod follow;
+mod home;
+mod journal;
+mod moments;
+mod owner;
+mod units;
+mod verbs;
+mod views;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use facade::{InitRequest, Pando};
+pub use home::run_dir;

@@ -1,0 +1,172 @@
+//! An app's mirror or a clone, seen alike: sources with their engine, seat and log. "A clone is a mirror's
+//! equal": whatever works on a timeline works on both.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pando_catalog::{AppRecord, CloneRecord, CloneSource, SnapshotRecord};
+use pando_engine::{Engine, Seat, Source};
+use pando_model::{EngineKind, Name, OwnerId, PoolSnapshotId, UnitId, VolumeId};
+
+use crate::fault::{Done, Fault, failed, not_found};
+use crate::world::World;
+
+/// One source of an owner.
+pub struct Held {
+    /// What knows it.
+    pub kind: EngineKind,
+    /// The same, ready to be called.
+    pub engine: Arc<dyn Engine>,
+    /// Production's side of it.
+    pub source: Source,
+    /// Where it lives.
+    pub seat: Seat,
+    /// The volume that holds it.
+    pub volume: VolumeId,
+    /// By role.
+    pub units: BTreeMap<String, UnitId>,
+}
+
+/// An app or a clone.
+pub struct Owner {
+    /// Its id.
+    pub id: OwnerId,
+    /// Its name.
+    pub name: Name,
+    /// The app it is, or stems from.
+    pub app: AppRecord,
+    /// The clone, if it is one.
+    pub clone: Option<CloneRecord>,
+    /// By name.
+    pub sources: BTreeMap<Name, Held>,
+}
+
+impl Owner {
+    /// Whatever has that name.
+    pub fn named(world: &World, name: &Name) -> Done<Self> {
+        let unknown = || {
+            Fault::Problem(
+                not_found(format!("there is no app or clone named {name}")).hint("`pando ls` shows what there is"),
+            )
+        };
+        let id = world.catalog.owner(name)?.ok_or_else(unknown)?;
+        Self::load(world, &id)?.ok_or_else(unknown)
+    }
+
+    /// The owner with that id.
+    pub fn load(world: &World, id: &OwnerId) -> Done<Option<Self>> {
+        match id {
+            OwnerId::App(app) => {
+                let Some(app) = world.catalog.get::<AppRecord>(app.as_str())? else { return Ok(None) };
+                Ok(Some(Self::of_app(world, app)?))
+            }
+            OwnerId::Clone(clone) => {
+                let Some(clone) = world.catalog.get::<CloneRecord>(clone.as_str())? else { return Ok(None) };
+                Ok(Some(Self::of_clone(world, clone)?))
+            }
+        }
+    }
+
+    /// The mirror of an app.
+    pub fn of_app(world: &World, app: AppRecord) -> Done<Self> {
+        let id = OwnerId::App(app.id.clone());
+        let mut sources = BTreeMap::new();
+        for (name, stored) in &app.sources {
+            let source = production(world, &app, name)?;
+            let seat = seat(world, &id, name, &app.volume, &stored.seat)?;
+            let held = Held {
+                kind: stored.engine,
+                engine: world.engine(stored.engine)?,
+                source,
+                seat,
+                volume: app.volume.clone(),
+                units: stored.units.clone(),
+            };
+            sources.insert(name.clone(), held);
+        }
+        Ok(Self { id, name: app.name.clone(), app, clone: None, sources })
+    }
+
+    /// A clone as its record says.
+    pub fn of_clone(world: &World, clone: CloneRecord) -> Done<Self> {
+        let sources = clone.sources.clone();
+        Self::of_clone_with(world, clone, &sources)
+    }
+
+    /// A clone, with other sources than its record says (while a refresh is under way).
+    pub fn of_clone_with(world: &World, clone: CloneRecord, with: &BTreeMap<Name, CloneSource>) -> Done<Self> {
+        let id = OwnerId::Clone(clone.id.clone());
+        let app: AppRecord = world
+            .catalog
+            .get(clone.app.as_str())?
+            .ok_or_else(|| Fault::Problem(failed(format!("the app of clone {} is gone", clone.name))))?;
+        let mut sources = BTreeMap::new();
+        for (name, stored) in with {
+            let held = Held {
+                kind: stored.engine,
+                engine: world.engine(stored.engine)?,
+                source: production(world, &app, name)?,
+                seat: seat(world, &id, name, &stored.volume, &stored.seat)?,
+                volume: stored.volume.clone(),
+                units: stored.units.clone(),
+            };
+            sources.insert(name.clone(), held);
+        }
+        Ok(Self { id, name: clone.name.clone(), app, clone: Some(clone), sources })
+    }
+
+    /// The clone, or the problem that this is an app.
+    pub fn clone_record(&self) -> Done<&CloneRecord> {
+        self.clone.as_ref().ok_or_else(|| {
+            Fault::Problem(
+                not_found(format!("{} is an app, not a clone", self.name)).hint("`pando ls` shows the clones"),
+            )
+        })
+    }
+
+    /// Whether this owner keeps a log (mirrors always do, where their engine has one).
+    pub fn records(&self) -> bool {
+        self.clone.as_ref().is_none_or(|clone| clone.record)
+    }
+
+    /// Its whole snapshots, oldest first.
+    pub fn snapshots(&self, world: &World) -> Done<Vec<SnapshotRecord>> {
+        let mut all: Vec<SnapshotRecord> = world.catalog.of(self.id.as_str())?;
+        all.retain(|snapshot| snapshot.complete);
+        all.sort_by(|one, two| (one.moment, &one.id).cmp(&(two.moment, &two.id)));
+        Ok(all)
+    }
+
+    /// Its volumes, each once.
+    pub fn volumes(&self) -> Vec<VolumeId> {
+        let mut volumes: Vec<VolumeId> = self.sources.values().map(|held| held.volume.clone()).collect();
+        volumes.sort();
+        volumes.dedup();
+        volumes
+    }
+}
+
+/// A source of production, password included.
+pub fn production(world: &World, app: &AppRecord, name: &Name) -> Done<Source> {
+    let stored = app
+        .sources
+        .get(name)
+        .ok_or_else(|| Fault::Problem(failed(format!("the app {} has no source {name}", app.name))))?;
+    serde_json::from_slice(&world.unseal(&stored.sealed)?)
+        .map_err(|error| Fault::Problem(failed(format!("the source {name} of {} cannot be read: {error}", app.name))))
+}
+
+/// Where a source of an owner lives.
+pub fn seat(world: &World, owner: &OwnerId, name: &Name, volume: &VolumeId, sockets: &UnitId) -> Done<Seat> {
+    Ok(Seat {
+        data: world.pool()?.volume_path(volume).join(name.as_str()),
+        log: world.home.log(owner, name),
+        run: world.home.run(sockets.as_str()),
+        account: world.account.clone(),
+    })
+}
+
+/// The same seat, looking at a snapshot's tree.
+pub fn tree_seat(world: &World, seat: &Seat, name: &Name, tree: &PoolSnapshotId) -> Done<Seat> {
+    Ok(Seat { data: world.pool()?.snapshot_path(tree).join(name.as_str()), ..seat.clone() })
+}

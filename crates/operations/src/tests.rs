@@ -1,0 +1,20 @@
+//! Operations on simulated pools, engines and runtimes, where every step can be failed in milliseconds.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `tests/kit.rs`, `tests/still.rs` | a Pando whose surroundings are simulated, and a simulated directory |
+//! | `tests/agree.rs` | what must be true whenever nothing is under way |
+//! | `tests/cases.rs` | the table: every verb with what it needs and what it makes |
+//! | `tests/crash.rs` | the loop: every point of every case fails, dies, dies again while it is mended |
+//! | `tests/claims.rs` | who may do what while somebody else does something; a full pool |
+//! | `tests/heartbeat.rs` | lost mirrors, dead servers, leases |
+//! | `tests/times.rs` | what each second shows |
+
+mod agree;
+mod cases;
+mod claims;
+mod crash;
+mod heartbeat;
+mod kit;
+mod still;
+mod times;

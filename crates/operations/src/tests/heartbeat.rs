@@ -1,0 +1,246 @@
+//! The heartbeat, one beat at a time: mirrors that lose production, clones whose servers die, leases.
+
+use pando_catalog::CloneRecord;
+use pando_engine::Link;
+use pando_host::FailAction;
+use pando_model::{AppState, CloneState};
+
+use super::agree::complaints;
+use super::kit::{Kit, go, name, request};
+use crate::fault::Fault;
+use crate::follow::{follow_once, keep_once, look_after_clones, retry_stuck};
+use crate::verbs::{clone, lease, remove};
+
+fn well(kit: &Kit) {
+    assert_eq!(complaints(kit), Vec::<String>::new());
+}
+
+fn events(kit: &Kit, kind: &str) -> usize {
+    kit.world.catalog.events(0).unwrap().iter().filter(|event| event.kind == kind).count()
+}
+
+fn stretches(kit: &Kit) -> usize {
+    let owner = kit.owner("shop");
+    let held = &owner.sources[&name("db")];
+    held.engine.stretches(&held.seat.log).unwrap().len()
+}
+
+#[test]
+fn a_lost_mirror_is_made_anew_and_its_timeline_stays() {
+    let kit = Kit::new();
+    kit.link(true);
+    let before = kit.snapshots("shop");
+    kit.engine.set_link(Link::Lost("the log is gone".to_owned()));
+    kit.pulse();
+    assert_eq!(kit.app("shop").state, AppState::Rebasing);
+    kit.pulse();
+    assert_eq!(events(&kit, "mirror-lost"), 1);
+    kit.engine.set_link(Link::Following);
+    kit.keep();
+    assert_eq!((kit.app("shop").state, stretches(&kit)), (AppState::Following, 2));
+    let after = kit.snapshots("shop");
+    assert!(before.iter().all(|old| after.iter().any(|one| one.id == old.id)) && after.len() == before.len() + 1);
+    well(&kit);
+}
+
+#[test]
+fn an_interrupted_new_copy_is_begun_again() {
+    for point in ["mark", "stop", "copy", "settle", "follow", "snapshot", "show"] {
+        let mut kit = Kit::new();
+        kit.link(false);
+        kit.engine.set_link(Link::Lost("the log is gone".to_owned()));
+        kit.pulse();
+        kit.engine.set_link(Link::Following);
+        kit.world.fail.arm(format!("rebase.{point}.after"), FailAction::Crash);
+        assert!(matches!(keep_once(&kit.world, &kit.app_id()), Err(Fault::Crash)), "{point}");
+        kit.restart();
+        kit.pulse();
+        kit.keep();
+        kit.pulse();
+        assert_eq!(kit.app("shop").state, AppState::Following, "{point}");
+        well(&kit);
+    }
+}
+
+#[test]
+fn while_production_is_away_what_was_complete_stays_complete() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.commit(4);
+    let through = kit.world.live(&kit.app_id(), &name("db")).pulse.through;
+    kit.engine.set_link(Link::Disconnected("no route".to_owned()));
+    kit.pass(60);
+    kit.pulse();
+    assert_eq!(kit.app("shop").state, AppState::Disconnected);
+    assert_eq!(kit.world.live(&kit.app_id(), &name("db")).pulse.through, through);
+    kit.engine.set_link(Link::Following);
+    kit.pulse();
+    assert_eq!(kit.app("shop").state, AppState::Following);
+    well(&kit);
+}
+
+#[test]
+fn snapshots_are_taken_when_something_changed_and_prepared() {
+    let kit = Kit::new();
+    kit.link(false);
+    let count = || kit.snapshots("shop").len();
+    kit.pass(61);
+    kit.pulse();
+    kit.keep();
+    assert_eq!(count(), 2, "a commit since the first one");
+    assert!(kit.snapshots("shop").iter().all(|snapshot| snapshot.prepared.is_some()));
+    kit.pass(61);
+    kit.pulse();
+    kit.keep();
+    assert_eq!(count(), 2, "nothing changed");
+    well(&kit);
+}
+
+#[test]
+fn a_full_pool_pauses_the_mirror_and_room_lets_it_go_on() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.pool.set_full(true);
+    kit.keep();
+    kit.pulse();
+    assert_eq!(kit.app("shop").state, AppState::Paused);
+    well(&kit);
+    kit.pool.set_full(false);
+    kit.keep();
+    kit.pass(1);
+    kit.pulse();
+    assert_eq!(kit.app("shop").state, AppState::Following);
+    well(&kit);
+}
+
+#[test]
+fn the_units_of_a_mirror_are_left_alone_while_somebody_stops_them() {
+    let kit = Kit::new();
+    kit.link(false);
+    let calls = kit.engine.calls("pulse");
+    let claim = kit.world.try_claim(&["shop/units".to_owned()], "unlink").unwrap();
+    assert!(follow_once(&kit.world, &kit.app_id()).unwrap());
+    assert_eq!(kit.engine.calls("pulse"), calls);
+    drop(claim);
+    kit.pulse();
+    assert!(kit.engine.calls("pulse") > calls);
+}
+
+#[test]
+fn a_server_that_dies_is_started_again_and_one_that_always_dies_has_failed() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.make_clone("shop", "dev", false);
+    let unit = kit.there("dev").sources[&name("db")].units["server"].clone();
+    for _ in 0..3 {
+        kit.runtime.exit(&unit, Some(1));
+        look_after_clones(&kit.world);
+        assert_eq!(kit.there("dev").state, CloneState::Running);
+        well(&kit);
+        kit.pass(30);
+    }
+    kit.runtime.exit(&unit, Some(1));
+    look_after_clones(&kit.world);
+    kit.runtime.write_log(&unit, "FATAL:  the disk is on fire\n");
+    kit.runtime.exit(&unit, Some(1));
+    kit.pass(5);
+    look_after_clones(&kit.world);
+    let failed = kit.there("dev");
+    assert_eq!(failed.state, CloneState::Failed);
+    assert!(failed.problem.unwrap().contains("the disk is on fire"));
+    look_after_clones(&kit.world);
+    well(&kit);
+    kit.refresh("dev");
+    assert_eq!((kit.there("dev").state, kit.there("dev").problem), (CloneState::Running, None));
+    well(&kit);
+}
+
+#[test]
+fn the_receiver_of_a_recording_clone_is_started_again() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.make_clone("shop", "dev", true);
+    let unit = kit.there("dev").sources[&name("db")].units["receiver"].clone();
+    kit.runtime.exit(&unit, None);
+    look_after_clones(&kit.world);
+    well(&kit);
+}
+
+fn lend(kit: &Kit, seconds: i64) {
+    go(&kit.world, &["dev"], |world| lease::Lease::new(world, name("dev"), Some(seconds))).unwrap();
+}
+
+#[test]
+fn a_lease_is_warned_of_once_may_be_renewed_and_ends() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.make_clone("shop", "dev", false);
+    lend(&kit, 3600);
+    look_after_clones(&kit.world);
+    assert_eq!(events(&kit, "lease-ends-soon"), 0);
+    kit.pass(3100);
+    look_after_clones(&kit.world);
+    look_after_clones(&kit.world);
+    assert_eq!(events(&kit, "lease-ends-soon"), 1);
+    lend(&kit, 3600);
+    kit.pass(3100);
+    look_after_clones(&kit.world);
+    assert_eq!(events(&kit, "lease-ends-soon"), 2);
+    kit.pass(501);
+    {
+        let _busy = kit.world.try_claim(&["dev".to_owned()], "refresh").unwrap();
+        look_after_clones(&kit.world);
+        assert!(kit.clone_of("dev").is_some());
+    }
+    look_after_clones(&kit.world);
+    assert!(kit.clone_of("dev").is_none());
+    assert_eq!(events(&kit, "lease-ended"), 1);
+    well(&kit);
+}
+
+#[test]
+fn a_parent_whose_lease_has_ended_goes_after_its_children() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.make_clone("shop", "dev", false);
+    lend(&kit, 60);
+    go(&kit.world, &["child"], |world| clone::Clone::new(world, request("dev", None, "child"))).unwrap();
+    kit.pass(61);
+    look_after_clones(&kit.world);
+    assert!(kit.clone_of("dev").is_some());
+    go(&kit.world, &["child"], |world| crate::verbs::remove::Remove::new(world, name("child"))).unwrap();
+    look_after_clones(&kit.world);
+    assert!(kit.world.catalog.all::<CloneRecord>().unwrap().is_empty());
+    well(&kit);
+}
+
+#[test]
+fn a_former_state_goes_after_an_hour() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.make_clone("shop", "dev", false);
+    kit.refresh("dev");
+    look_after_clones(&kit.world);
+    assert!(kit.there("dev").former.is_some());
+    kit.pass(3601);
+    look_after_clones(&kit.world);
+    assert!(kit.there("dev").former.is_none());
+    well(&kit);
+}
+
+#[test]
+fn a_removal_that_met_a_passing_trouble_is_finished_later() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.make_clone("shop", "dev", false);
+    kit.world.fail.arm("rm.destroy.before", FailAction::Error);
+    assert!(go(&kit.world, &["dev"], |world| remove::Remove::new(world, name("dev"))).is_err());
+    kit.world.fail.disarm();
+    assert_eq!(kit.there("dev").state, CloneState::Removing);
+    retry_stuck(&kit.world);
+    assert!(kit.clone_of("dev").is_some(), "it rests before it is tried again");
+    kit.pass(60);
+    retry_stuck(&kit.world);
+    assert!(kit.clone_of("dev").is_none());
+    well(&kit);
+}

@@ -1,0 +1,166 @@
+//! Moments: what each second of a simulated production shows, and which seconds are refused.
+//!
+//! ```text
+//! 10:00:00 linked (0)   :10 commits 1   :21 commits 2, snapshot at :22   :33 commits 3   10:01:34 last heard of
+//! then production's log is lost; 50 is committed in the gap; a new first copy at 10:03:14
+//! ```
+
+use jiff::Timestamp;
+use pando_engine::Link;
+use pando_model::{AppState, ErrorKind, Moment, Problem, RangeView};
+
+use super::agree::complaints;
+use super::kit::{Kit, go, name, request, time};
+use crate::fault::Fault;
+use crate::moments::{self, Plan};
+use crate::verbs::clone;
+
+fn before_the_gap(files: bool) -> Kit {
+    let kit = Kit::new();
+    kit.link(files);
+    kit.commit(2);
+    kit.snapshot("shop");
+    kit.commit(3);
+    kit.clock.advance(time("2026-11-21T10:01:34Z").duration_since(kit.world.now()));
+    kit.pulse();
+    kit
+}
+
+fn with_gap() -> Kit {
+    let kit = before_the_gap(false);
+    kit.engine.set_link(Link::Lost("the log is gone".to_owned()));
+    kit.pass(50);
+    kit.engine.commit(50);
+    kit.pass(50);
+    kit.pulse();
+    kit.engine.set_link(Link::Following);
+    kit.keep();
+    assert_eq!(kit.app("shop").state, AppState::Following);
+    kit.pass(10);
+    kit.pulse();
+    kit
+}
+
+fn at(clock: &str) -> Timestamp {
+    time(&format!("2026-11-21T{clock}Z"))
+}
+
+fn resolve(kit: &Kit, moment: &Moment) -> Result<Plan, Problem> {
+    moments::resolve(&kit.run(), &kit.owner("shop"), moment).map_err(Fault::into_problem)
+}
+
+/// What a clone of that second shows.
+fn shown(kit: &Kit, clock: &str) -> String {
+    let clone = format!("c{}", clock.replace([':', '.'], ""));
+    let asked = at(clock).to_string();
+    let wanted = request("shop", Some(&asked), &clone);
+    go(&kit.world, &[&clone], |world| clone::Clone::new(world, wanted)).unwrap();
+    assert_eq!(kit.there(&clone).moment, at(clock));
+    kit.state_of(&clone)
+}
+
+fn refusal(kit: &Kit, clock: &str) -> String {
+    let problem = resolve(kit, &Moment::At(at(clock))).unwrap_err();
+    assert_eq!(problem.kind, ErrorKind::Refused);
+    problem.hint.unwrap()
+}
+
+#[test]
+fn every_second_of_a_timeline_shows_the_last_commit_before_it() {
+    let kit = with_gap();
+    for (clock, value) in [
+        ("10:00:00", "0"),   // the first
+        ("10:00:09", "0"),   // the last before a commit
+        ("10:00:10", "1"),   // the commit's own
+        ("10:00:15.5", "1"), // between two snapshots
+        ("10:00:21", "2"),   // before the snapshot that is nearest
+        ("10:00:22", "2"),   // the snapshot's own
+        ("10:00:33", "3"),   // behind it
+        ("10:01:00", "3"),   // nothing was committed for long
+        ("10:01:34", "3"),   // the end of a range
+        ("10:03:14", "50"),  // the beginning of the next
+        ("10:03:24", "50"),  // now
+    ] {
+        assert_eq!(shown(&kit, clock), value, "{clock}");
+    }
+    assert_eq!(complaints(&kit), Vec::<String>::new());
+}
+
+#[test]
+fn ranges_are_what_can_be_asked_for() {
+    let kit = with_gap();
+    let range = |from: &str, to: &str| RangeView { from: at(from), to: at(to) };
+    let found = moments::ranges(&kit.world, &kit.owner("shop")).unwrap();
+    let expected = [range("10:00:00", "10:01:34"), range("10:03:14", "10:03:24")];
+    assert_eq!(format!("{found:?}"), format!("{expected:?}"));
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_with_the_nearest_that_can() {
+    let kit = with_gap();
+    for (clock, hint) in [
+        ("09:59:59", "the first moment that can be served is 2026-11-21T10:00:00Z"),
+        ("10:01:35", "the nearest moments that can be served are 2026-11-21T10:01:34Z and 2026-11-21T10:03:14Z"),
+        ("10:03:13", "the nearest moments that can be served are 2026-11-21T10:01:34Z and 2026-11-21T10:03:14Z"),
+        ("10:03:25", "the last moment that can be served is 2026-11-21T10:03:24Z"),
+        ("11:00:00", "the last moment that can be served is 2026-11-21T10:03:24Z"),
+    ] {
+        assert_eq!(refusal(&kit, clock), hint, "{clock}");
+    }
+}
+
+#[test]
+fn while_production_is_away_only_what_was_received_is_served() {
+    let kit = before_the_gap(false);
+    kit.engine.set_link(Link::Disconnected("no route".to_owned()));
+    kit.pass(60);
+    kit.pulse();
+    assert_eq!(shown(&kit, "10:01:34"), "3");
+    assert_eq!(refusal(&kit, "10:02:00"), "the last moment that can be served is 2026-11-21T10:01:34Z");
+    let problem = resolve(&kit, &Moment::Now).unwrap_err();
+    assert_eq!(problem.kind, ErrorKind::Refused);
+    assert!(resolve(&kit, &Moment::Latest).is_ok());
+}
+
+#[test]
+fn other_words_for_moments() {
+    let kit = before_the_gap(false);
+    let newest = kit.snapshots("shop").pop().unwrap();
+    let ago = Moment::Ago(jiff::SignedDuration::from_secs(60));
+    assert_eq!(resolve(&kit, &ago).unwrap().moment, at("10:00:34"));
+    assert_eq!(resolve(&kit, &Moment::Now).unwrap().moment, at("10:01:34"));
+    assert_eq!(resolve(&kit, &Moment::Snapshot(newest.id.clone())).unwrap().moment, newest.moment);
+    // Only the first snapshot is prepared: it starts at once.
+    assert_eq!(resolve(&kit, &Moment::Latest).unwrap().moment, at("10:00:00"));
+    kit.keep();
+    assert_eq!(resolve(&kit, &Moment::Latest).unwrap().snapshot, kit.snapshots("shop").pop().map(|one| one.id));
+    let second = resolve(&kit, &"lsn:0/2".parse().unwrap()).unwrap();
+    assert_eq!(second.moment, at("10:00:21"));
+    for word in ["lsn:0/99", "gtid:0-1-2"] {
+        assert_eq!(resolve(&kit, &word.parse().unwrap()).unwrap_err().kind, ErrorKind::Refused, "{word}");
+    }
+    for word in ["nothing", "snap-0123456789abcdef"] {
+        assert_eq!(resolve(&kit, &word.parse().unwrap()).unwrap_err().kind, ErrorKind::NotFound, "{word}");
+    }
+}
+
+#[test]
+fn files_are_taken_from_the_moment_or_after_it_and_the_skew_is_said() {
+    let kit = before_the_gap(true);
+    let skew = |plan: &Plan, source: &str| plan.sources[&name(source)].skew.unwrap();
+    // There is a later state of the files: that of the snapshot at :22.
+    let plan = resolve(&kit, &Moment::At(at("10:00:15"))).unwrap();
+    assert_eq!((skew(&plan, "db"), skew(&plan, "files")), (0.0, 7.0));
+    assert_ne!(plan.sources[&name("db")].tree, plan.sources[&name("files")].tree);
+    // There is none: they are synced now.
+    let count = kit.snapshots("shop").len();
+    let plan = resolve(&kit, &Moment::At(at("10:01:00"))).unwrap();
+    assert_eq!((skew(&plan, "db"), skew(&plan, "files"), kit.snapshots("shop").len()), (0.0, 34.0, count + 1));
+    // They cannot be synced: the last state.
+    kit.pass(60);
+    kit.pulse();
+    kit.runtime.fail_next("run_once");
+    let plan = resolve(&kit, &Moment::At(at("10:02:00"))).unwrap();
+    assert_eq!((skew(&plan, "db"), skew(&plan, "files")), (0.0, -26.0));
+    assert_eq!(complaints(&kit), Vec::<String>::new());
+}

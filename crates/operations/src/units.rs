@@ -1,0 +1,214 @@
+//! The servers of mirrors and clones: started from an engine's plan, watched until ready, stopped.
+
+use std::time::Duration;
+
+use pando_engine::{Credentials, Readiness, UnitPlan};
+use pando_host::secret::Secret;
+use pando_model::{EngineKind, Name, UnitId};
+use pando_runtime::{Outcome, StopSignal, UnitSpec, UnitState};
+
+use crate::fault::{Done, Fault, failed};
+use crate::journal::Run;
+use crate::owner::{Held, Owner};
+use crate::world::World;
+
+/// The superuser of every clone.
+pub const CLONE_USER: &str = "pando";
+
+/// The roles that a source of an owner may have units for.
+pub const ROLES: [&str; 4] = ["server", "receiver", "ingest", "sync"];
+
+/// Fresh ids for all roles of a source.
+pub fn fresh_units(world: &World) -> std::collections::BTreeMap<String, UnitId> {
+    ROLES
+        .iter()
+        .map(|role| {
+            let (millis, random) = world.id();
+            ((*role).to_owned(), UnitId::from_parts(millis, random))
+        })
+        .collect()
+}
+
+/// A plan with its id.
+pub fn spec(held: &Held, plan: UnitPlan) -> Done<UnitSpec> {
+    let id = held
+        .units
+        .get(plan.role)
+        .cloned()
+        .ok_or_else(|| Fault::Problem(failed(format!("there is no unit for the role {}", plan.role))))?;
+    Ok(UnitSpec {
+        id,
+        program: plan.program,
+        args: plan.args,
+        env: plan.env,
+        dir: plan.dir,
+        account: plan.account,
+        stop_signal: if plan.stop_by_interrupt { StopSignal::Int } else { StopSignal::Term },
+        stop_grace_ms: plan.stop_grace_seconds * 1000,
+    })
+}
+
+/// Runs a one-shot program of a source to its end, showing its progress.
+pub fn run_to_end(run: &Run, held: &Held, what: &str, plan: UnitPlan) -> Done<()> {
+    let role = plan.role;
+    let ok_codes = plan.ok_codes;
+    let program = plan.program.clone();
+    let spec = spec(held, plan)?;
+    let world = &run.world;
+    // A crash of the daemon may have left the former try running.
+    world.runtime.ensure_gone(&spec.id)?;
+    world.runtime.forget(&spec.id)?;
+    let mut ticks = 0_u32;
+    let outcome = world.runtime.run_once(&spec, &mut || {
+        ticks += 1;
+        if ticks.is_multiple_of(3)
+            && let Ok(log) = world.runtime.log_tail(&spec.id, 5)
+            && let Some((done, total)) = held.engine.progress(&log)
+        {
+            run.progress(what, done, total);
+        }
+        !world.is_stopping()
+    })?;
+    // Its record holds its environment, and in that production's password: it does not stay.
+    world.runtime.forget(&spec.id)?;
+    let Outcome { code, log } = outcome;
+    if code.is_some_and(|code| code == 0 || ok_codes.contains(&code)) {
+        return Ok(());
+    }
+    let mut problem = failed(format!("{what} failed"));
+    let program = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let end: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    // The first error names the reason, later ones are mostly its consequences.
+    let error = end.iter().find(|line| line.contains("error") || line.contains("FATAL") || line.contains("rsync:"));
+    problem.causes.push(match error.or(end.last()) {
+        Some(line) => format!("{program}: {}", line.trim_start_matches(&format!("{program}: "))),
+        None => format!("{program} ended with {code:?} in the role {role}"),
+    });
+    Err(problem.into())
+}
+
+/// Starts a clone's servers (the server of each source, then its log receiver).
+pub fn start_server(world: &World, held: &Held) -> Done<()> {
+    if let Some(plan) = held.engine.serve(&held.seat, &held.source)? {
+        world.runtime.ensure_running(&spec(held, plan)?)?;
+    }
+    Ok(())
+}
+
+/// Starts what keeps the log of a recording clone.
+pub fn start_receiver(world: &World, held: &Held) -> Done<()> {
+    if let Some(unit) = held.units.get("receiver")
+        && matches!(world.runtime.state(unit)?, UnitState::Running { .. })
+    {
+        return Ok(());
+    }
+    if let Some(plan) = held.engine.record(&held.seat, &held.source)? {
+        world.runtime.ensure_running(&spec(held, plan)?)?;
+    }
+    Ok(())
+}
+
+/// Waits until a source's server answers. An exit of the server, or too long a wait, is a problem with the
+/// end of the server's log. Recovery has no limit as long as the server runs: it is bounded by the log.
+pub fn wait_ready(run: &Run, held: &Held) -> Done<()> {
+    let world = &run.world;
+    let unit = held.units.get("server");
+    let begun = world.clock.instant();
+    let mut shown = 0;
+    loop {
+        let starting = match held.engine.ready(&held.seat, &held.source)? {
+            Readiness::Ready => return Ok(()),
+            Readiness::Starting(what) => what,
+        };
+        if let Some(unit) = unit
+            && !matches!(world.runtime.state(unit)?, UnitState::Running { .. })
+        {
+            return Err(died(world, unit, "the server of the clone ended before it answered").into());
+        }
+        if world.is_stopping() {
+            return Err(failed("the daemon is stopping").into());
+        }
+        let seconds = begun.elapsed().as_secs();
+        if seconds > shown {
+            shown = seconds;
+            run.progress(&starting, 0, None);
+        }
+        let pause = if begun.elapsed() < Duration::from_millis(500) { 2 } else { 20 };
+        world.clock.sleep(Duration::from_millis(pause));
+    }
+}
+
+/// A problem with the end of a unit's log.
+pub fn died(world: &World, unit: &UnitId, message: &str) -> pando_model::Problem {
+    let mut problem = failed(message);
+    if let Ok(log) = world.runtime.log_tail(unit, 20) {
+        tracing::info!(%unit, "a server ended; its last words:\n{log}");
+        // "the database system is starting up" is what those who knock hear, never the reason of an end.
+        let telling = log.lines().rev().find(|line| {
+            (line.contains("FATAL") || line.contains("PANIC")) && !line.contains("the database system is")
+        });
+        // Of a configuration it says what is wrong before it gives up.
+        let before = log.lines().rev().skip_while(|line| !line.contains("\" contains errors")).nth(1);
+        let telling = before.or(telling);
+        if let Some(line) = telling.or_else(|| log.lines().rev().find(|line| !line.trim().is_empty())) {
+            problem.causes.push(line.trim().to_owned());
+        }
+    }
+    problem
+}
+
+/// Stops all units of an owner: receivers first, then servers.
+pub fn stop_all(world: &World, owner: &Owner) -> Done<()> {
+    for role in ["ingest", "sync", "receiver", "server"] {
+        for held in owner.sources.values() {
+            if let Some(unit) = held.units.get(role) {
+                world.runtime.ensure_gone(unit)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Drops logs and records of all units of an owner.
+pub fn forget_all(world: &World, owner: &Owner) -> Done<()> {
+    for held in owner.sources.values() {
+        for unit in held.units.values() {
+            world.runtime.forget(unit)?;
+        }
+    }
+    Ok(())
+}
+
+/// Kills units at once: their data is about to be thrown away. A server is told, so that its children go with
+/// it; programs without children need no telling.
+pub fn kill(world: &World, units: &std::collections::BTreeMap<String, UnitId>) -> Done<()> {
+    for (role, unit) in units {
+        let signal = if role == "server" { StopSignal::Quit } else { StopSignal::Kill };
+        world.runtime.ensure_gone_by(unit, signal, Duration::from_secs(2))?;
+    }
+    Ok(())
+}
+
+/// Kills all units of an owner.
+pub fn kill_all(world: &World, owner: &Owner) -> Done<()> {
+    owner.sources.values().try_for_each(|held| kill(world, &held.units))
+}
+
+/// Who enters a clone.
+pub fn credentials(password: &str) -> Credentials {
+    Credentials { user: CLONE_USER.to_owned(), password: Secret::new(password) }
+}
+
+/// Whether sources of this kind have a server in a clone.
+pub const fn has_server(kind: EngineKind) -> bool {
+    !matches!(kind, EngineKind::Files)
+}
+
+/// A source's name and server unit, for logs.
+pub fn servers(owner: &Owner) -> Vec<(Name, String, UnitId)> {
+    owner
+        .sources
+        .iter()
+        .flat_map(|(name, held)| held.units.iter().map(move |(role, unit)| (name.clone(), role.clone(), unit.clone())))
+        .collect()
+}

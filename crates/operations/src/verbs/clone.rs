@@ -1,0 +1,316 @@
+//! `clone`: a writable copy of an app, a snapshot, a bookmark or another clone, at a moment.
+//!
+//! # Crash consistency
+//! The record (state `creating`) takes the name and the ports first; volumes have their ids before they are
+//! made. Undo stops the units, destroys the volumes, frees the name.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use jiff::{SignedDuration, Timestamp};
+use pando_catalog::{AppRecord, CloneRecord, Durability, Record};
+use pando_host::secret::Secret;
+use pando_model::{
+    AppState, CloneId, CloneRequest, CloneState, Moment, Name, OwnerId, PoolSnapshotId, Profile, Timing, VolumeId,
+};
+use serde::{Deserialize, Serialize};
+
+use super::provision::{self, Manner};
+use super::{remove, snapshot};
+use crate::fault::{Done, Fault, failed, refused, usage};
+use crate::journal::{Run, Step, Verb, keep};
+use crate::moments::{self, Plan};
+use crate::owner::Owner;
+use crate::units;
+use crate::world::{Pin, World};
+
+/// A clone in the making.
+#[derive(Serialize, Deserialize)]
+pub struct Clone {
+    request: CloneRequest,
+    /// The clone.
+    pub id: CloneId,
+    asked_at: Timestamp,
+    plan: Option<Plan>,
+    fresh: Vec<VolumeId>,
+    volumes: BTreeMap<PoolSnapshotId, VolumeId>,
+    timing: Option<Timing>,
+    #[serde(skip)]
+    begun: Option<Instant>,
+    /// From the plan until its trees are copied.
+    #[serde(skip)]
+    pin: Option<Pin>,
+}
+
+impl Verb for Clone {
+    const WORD: &'static str = "clone";
+    const STEPS: &'static [Step<Self>] = &[
+        Step { name: "reserve", apply: Self::reserve, undo: Self::release },
+        Step { name: "resolve", apply: Self::resolve, undo: keep },
+        Step { name: "volume", apply: Self::volume, undo: Self::no_volume },
+        Step { name: "stage", apply: Self::stage, undo: Self::unstage },
+        Step { name: "start", apply: Self::start, undo: Self::stop },
+        Step { name: "admit", apply: Self::admit, undo: keep },
+        Step { name: "timeline", apply: Self::timeline, undo: Self::no_timeline },
+        Step { name: "show", apply: Self::show, undo: keep },
+    ];
+    const POINT_OF_NO_RETURN: usize = 8;
+
+    fn subject(&self) -> Name {
+        self.request.clone.clone()
+    }
+
+    fn result(&self, _: &World) -> Option<serde_json::Value> {
+        Some(serde_json::json!({ "clone": self.request.clone, "id": self.id }))
+    }
+}
+
+impl Clone {
+    /// A clone as asked for. Refuses what cannot be before anything is made.
+    pub fn new(world: &World, request: CloneRequest) -> Done<Self> {
+        if request.lease_seconds.is_some_and(|seconds| seconds <= 0) {
+            return Err(usage("a lease must end in the future").hint("for example --for 8h").into());
+        }
+        let parent = Owner::named(world, &request.from)?;
+        for held in parent.sources.values() {
+            held.engine.check_settings(&request.set)?;
+        }
+        if parent.app.state == AppState::Linking {
+            return Err(refused(format!("{} is still being linked", parent.app.name))
+                .hint("`pando ops` shows how far it is")
+                .into());
+        }
+        world.need_room()?;
+        let (millis, random) = world.id();
+        Ok(Self {
+            request,
+            id: CloneId::from_parts(millis, random),
+            asked_at: world.now(),
+            plan: None,
+            fresh: provision::fresh_volumes(world, parent.sources.len()),
+            volumes: BTreeMap::new(),
+            timing: None,
+            begun: Some(world.clock.instant()),
+            pin: None,
+        })
+    }
+
+    fn parent(&self, run: &Run) -> Done<Owner> {
+        Owner::named(&run.world, &self.request.from)
+    }
+
+    fn stored(&self, run: &Run) -> Done<CloneRecord> {
+        run.world
+            .catalog
+            .get(self.id.as_str())?
+            .ok_or_else(|| Fault::Problem(failed(format!("the record of clone {} is gone", self.request.clone))))
+    }
+
+    fn elapsed(&self) -> u64 {
+        self.begun.map_or(0, |begun| u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Takes the name; from here on the parent cannot go.
+    fn reserve(&mut self, run: &Run) -> Done<()> {
+        let world = &run.world;
+        let parent = self.parent(run)?;
+        let password = world.seal(Secret::generate().reveal().as_bytes())?;
+        let mut set = parent.clone.as_ref().map(|clone| clone.set.clone()).unwrap_or_default();
+        set.extend(self.request.set.clone());
+        let lease = self.request.lease_seconds.map(SignedDuration::from_secs);
+        let record = CloneRecord {
+            id: self.id.clone(),
+            name: self.request.clone.clone(),
+            app: parent.app.id.clone(),
+            parent: parent.id.clone(),
+            asked: self.moment().to_string(),
+            moment: self.asked_at,
+            snapshot: None,
+            profile: self.request.profile.unwrap_or(Profile::Disposable),
+            record: self.request.record,
+            state: CloneState::Creating,
+            problem: None,
+            lease_until: lease.and_then(|span| self.asked_at.checked_add(span).ok()),
+            lease_warned: false,
+            created_at: self.asked_at,
+            password,
+            set,
+            sources: BTreeMap::new(),
+            timing: Timing { storage_ms: 0, ready_ms: 0 },
+            former: None,
+        };
+        world.catalog.change(Durability::Ordered, |change| {
+            change.take_name(&record.name, &OwnerId::Clone(record.id.clone()))?;
+            change.put(&record)
+        })?;
+        let gone = match &parent.id {
+            OwnerId::App(id) => {
+                world.catalog.get::<AppRecord>(id.as_str())?.is_none_or(|app| app.state == AppState::Removing)
+            }
+            OwnerId::Clone(id) => {
+                world.catalog.get::<CloneRecord>(id.as_str())?.is_none_or(|clone| clone.state == CloneState::Removing)
+            }
+        };
+        if gone {
+            return Err(refused(format!("{} is being removed", self.request.from)).into());
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, run: &Run) -> Done<()> {
+        remove::forget_timeline::<CloneRecord>(run, &OwnerId::Clone(self.id.clone()))
+    }
+
+    fn moment(&self) -> Moment {
+        self.request.moment.clone().unwrap_or(Moment::Latest)
+    }
+
+    fn resolve(&mut self, run: &Run) -> Done<()> {
+        let parent = self.parent(run)?;
+        let _claim = match &parent.clone {
+            // A clone may be refreshed or removed at any time: not while it is copied.
+            Some(_) => Some(run.world.claim(&[parent.name.to_string()], "clone", false)?),
+            None => None,
+        };
+        self.pin = Some(run.world.pin(&parent.id));
+        let plan = moments::resolve(run, &parent, &self.moment())?;
+        self.volumes = provision::volumes(&plan, &self.fresh);
+        let mut record = self.stored(run)?;
+        record.sources = provision::sources(&run.world, &parent, &plan, &self.volumes, None)?;
+        record.moment = plan.moment;
+        record.snapshot = plan.snapshot.clone();
+        assign_ports(run, &mut record)?;
+        self.plan = Some(plan);
+        Ok(run.world.catalog.note(&record)?)
+    }
+
+    fn plan(&self) -> Done<&Plan> {
+        self.plan.as_ref().ok_or_else(|| Fault::Problem(failed("a clone has no plan")))
+    }
+
+    fn volume(&mut self, run: &Run) -> Done<()> {
+        let begun = run.world.clock.instant();
+        provision::make(run, &self.volumes)?;
+        self.pin = None;
+        let storage_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.timing = Some(Timing { storage_ms, ready_ms: 0 });
+        Ok(())
+    }
+
+    fn no_volume(&mut self, run: &Run) -> Done<()> {
+        self.stop(run)?;
+        provision::destroy(run, &self.fresh)
+    }
+
+    fn owner(&self, run: &Run) -> Done<Owner> {
+        Owner::of_clone(&run.world, self.stored(run)?)
+    }
+
+    fn stage(&mut self, run: &Run) -> Done<()> {
+        let record = self.stored(run)?;
+        let ports = provision::ports(&record.sources);
+        let manner = manner(&record, &self.parent(run)?.app);
+        let owner = self.owner(run)?;
+        provision::stage(&owner, &ports, self.plan()?, &manner)?;
+        run.pass("clone.stage.staged")?;
+        provision::link_paths(&run.world, &self.request.clone, &owner)
+    }
+
+    fn unstage(&mut self, run: &Run) -> Done<()> {
+        // The name may be another clone's if this one never got it.
+        if run.world.catalog.owner(&self.request.clone)? == Some(OwnerId::Clone(self.id.clone())) {
+            provision::unlink_paths(&run.world, &self.request.clone)?;
+        }
+        let log = run.world.home.log_of(&OwnerId::Clone(self.id.clone()));
+        pando_host::durable::remove_tree_if_there(&log)
+            .map(drop)
+            .map_err(|error| Fault::Problem(crate::fault::io("removing a clone's log", error)))
+    }
+
+    fn start(&mut self, run: &Run) -> Done<()> {
+        provision::start(run, &self.owner(run)?)
+    }
+
+    fn stop(&mut self, run: &Run) -> Done<()> {
+        let Some(record) = run.world.catalog.get::<CloneRecord>(self.id.as_str())? else { return Ok(()) };
+        for source in record.sources.values() {
+            units::kill(&run.world, &source.units)?;
+            for unit in source.units.values() {
+                run.world.runtime.forget(unit)?;
+            }
+            let sockets = run.world.home.run(source.seat.as_str());
+            pando_host::durable::remove_tree_if_there(&sockets)
+                .map_err(|error| Fault::Problem(crate::fault::io("removing a socket directory", error)))?;
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, run: &Run) -> Done<()> {
+        let record = self.stored(run)?;
+        let password = String::from_utf8_lossy(&run.world.unseal(&record.password)?).into_owned();
+        provision::admit(run, &self.owner(run)?, Some(&password), record.record)
+    }
+
+    /// A recording clone can be rewound from the moment it is handed out: its timeline begins with a snapshot,
+    /// which waits until the log that `admit` began has reached it.
+    fn timeline(&mut self, run: &Run) -> Done<()> {
+        if self.request.record {
+            snapshot::of_owner(run, &self.owner(run)?)?;
+        }
+        Ok(())
+    }
+
+    fn no_timeline(&mut self, run: &Run) -> Done<()> {
+        let pool = run.world.pool()?;
+        for tree in remove::trees(&run.world, &OwnerId::Clone(self.id.clone()))? {
+            pool.destroy_snapshot(&tree)?;
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, run: &Run) -> Done<()> {
+        let mut record = self.stored(run)?;
+        record.state = CloneState::Running;
+        let storage_ms = self.timing.as_ref().map_or(0, |timing| timing.storage_ms);
+        record.timing = Timing { storage_ms, ready_ms: self.elapsed() };
+        run.world.catalog.note(&record)?;
+        Ok(())
+    }
+}
+
+/// How a clone's trees are served: its app's template, then its own settings.
+pub fn manner(record: &CloneRecord, app: &AppRecord) -> Manner {
+    let mut set = app.set.clone();
+    set.extend(record.set.clone());
+    Manner { profile: record.profile, record: record.record, set }
+}
+
+/// Gives each source with a server a port on loopback that no other clone has and nobody listens on.
+fn assign_ports(run: &Run, record: &mut CloneRecord) -> Done<()> {
+    const PORTS: std::ops::Range<u16> = 17_000..32_000;
+    let world = &run.world;
+    let chosen = world.catalog.change(Durability::Ordered, |change| {
+        let taken: std::collections::BTreeSet<u16> = change
+            .all::<CloneRecord>()?
+            .iter()
+            .filter(|other| other.id() != record.id())
+            .flat_map(|other| {
+                let former = other.former.iter().flat_map(|former| former.sources.values());
+                other.sources.values().chain(former).filter_map(|source| source.port).collect::<Vec<_>>()
+            })
+            .collect();
+        // From anywhere, not from the first: another home's daemon may be choosing at this very moment.
+        let from = usize::try_from(world.id().1).unwrap_or_default() % PORTS.len();
+        let mut free = PORTS
+            .cycle()
+            .skip(from)
+            .take(PORTS.len())
+            .filter(|port| !taken.contains(port) && std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
+        for source in record.sources.values_mut().filter(|source| units::has_server(source.engine)) {
+            source.port = free.next();
+        }
+        change.put(record)?;
+        Ok(record.sources.values().all(|source| source.port.is_some() || !units::has_server(source.engine)))
+    })?;
+    if chosen { Ok(()) } else { Err(refused("no port is free on 127.0.0.1 for the clone's server").into()) }
+}

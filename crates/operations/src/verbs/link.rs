@@ -1,0 +1,332 @@
+//! `link`: looks at production, makes the first copy, follows it, and takes and prepares the first snapshot:
+//! it is done when the first clone can be made.
+//!
+//! # Crash consistency
+//! The record (state `linking`, passwords sealed) comes first. Undo stops the units, takes the slot off
+//! production, destroys snapshots and volume, and frees the name. An interrupted copy is begun anew by
+//! linking again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pando_catalog::{AppRecord, AppSource, Durability};
+use pando_engine::{Link as Following, Source};
+use pando_model::{AppId, AppState, LinkRequest, Name, OwnerId, SourceUrl, UnitId, VolumeId};
+use serde::{Deserialize, Serialize};
+
+use super::prepare::Prepare;
+use super::{provision, remove, snapshot};
+use crate::fault::{Done, Fault, IntoProblem, failed, refused, usage};
+use crate::journal::{Run, Step, Verb, keep, run_now};
+use crate::moments;
+use crate::owner::Owner;
+use crate::world::World;
+use crate::{follow, units};
+
+/// An app being linked.
+#[derive(Serialize, Deserialize)]
+pub struct Link {
+    app: AppRecord,
+}
+
+impl Verb for Link {
+    const WORD: &'static str = "link";
+    const STEPS: &'static [Step<Self>] = &[
+        Step { name: "reserve", apply: Self::reserve, undo: Self::release },
+        Step { name: "preflight", apply: Self::preflight, undo: keep },
+        Step { name: "volume", apply: Self::volume, undo: Self::no_volume },
+        Step { name: "copy", apply: Self::copy, undo: Self::detach },
+        Step { name: "settle", apply: Self::settle, undo: Self::no_log },
+        Step { name: "follow", apply: Self::follow, undo: Self::stop },
+        Step { name: "snapshot", apply: Self::snapshot, undo: Self::no_snapshots },
+        Step { name: "prepare", apply: Self::prepare, undo: keep },
+        Step { name: "show", apply: Self::show, undo: keep },
+    ];
+    const POINT_OF_NO_RETURN: usize = 9;
+
+    fn subject(&self) -> Name {
+        self.app.name.clone()
+    }
+
+    fn result(&self, _: &World) -> Option<serde_json::Value> {
+        Some(serde_json::json!({ "app": self.app.name, "id": self.app.id }))
+    }
+}
+
+impl Link {
+    /// An app as asked for. Refuses what cannot be before anything is made.
+    pub fn new(world: &World, request: LinkRequest) -> Done<Self> {
+        if request.sources.is_empty() {
+            return Err(usage("an app needs at least one source")
+                .hint("pando link shop db=postgres://user:password@host/database files=file:///srv/files")
+                .into());
+        }
+        let (millis, random) = world.id();
+        let id = AppId::from_parts(millis, random);
+        let mut sources = BTreeMap::new();
+        for (index, source) in request.sources.into_iter().enumerate() {
+            let url: SourceUrl =
+                source.url.parse().map_err(|error: pando_model::SourceUrlError| usage(error.to_string()))?;
+            let engine = world.engine(url.engine)?;
+            engine.check_settings(&request.set)?;
+            let name = match source.name {
+                Some(name) => name,
+                None => url
+                    .engine
+                    .default_source_name()
+                    .parse()
+                    .map_err(|error| usage(format!("a source has no name: {error}")))?,
+            };
+            let body = id.as_str().trim_start_matches("app-");
+            let tag = format!("pando_{body}_{index}");
+            let shown = url.to_string();
+            let kind = url.engine;
+            let stored = Source { url, exclude: source.exclude, facts: serde_json::Value::Null, tag };
+            let (millis, random) = world.id();
+            let app_source = AppSource {
+                engine: kind,
+                sealed: seal(world, &stored)?,
+                shown,
+                version: None,
+                notes: Vec::new(),
+                units: units::fresh_units(world),
+                seat: UnitId::from_parts(millis, random),
+            };
+            if sources.insert(name.clone(), app_source).is_some() {
+                return Err(usage(format!("two sources are named {name}")).hint("name them: NAME=URL").into());
+            }
+        }
+        let (millis, random) = world.id();
+        let app = AppRecord {
+            id,
+            name: request.app,
+            state: AppState::Linking,
+            problem: None,
+            policy: request.policy.unwrap_or_default(),
+            set: request.set,
+            volume: VolumeId::from_parts(millis, random),
+            created_at: world.now(),
+            sources,
+        };
+        if world.catalog.owner(&app.name)?.is_some() {
+            return Err(refused(format!("the name {} is taken", app.name))
+                .hint("choose another name, or `pando ls` to see what has it")
+                .into());
+        }
+        Ok(Self { app })
+    }
+
+    fn owner_id(&self) -> OwnerId {
+        OwnerId::App(self.app.id.clone())
+    }
+
+    fn owner(&self, run: &Run) -> Done<Owner> {
+        Owner::load(&run.world, &self.owner_id())?
+            .ok_or_else(|| Fault::Problem(failed(format!("the record of {} is gone", self.app.name))))
+    }
+
+    fn reserve(&mut self, run: &Run) -> Done<()> {
+        run.world.home.reachable(run.world.account.as_ref())?;
+        run.world.need_room()?;
+        Ok(run.world.catalog.change(Durability::Ordered, |change| {
+            change.take_name(&self.app.name, &self.owner_id())?;
+            change.put(&self.app)
+        })?)
+    }
+
+    fn release(&mut self, run: &Run) -> Done<()> {
+        run.world.drop_live(&self.owner_id());
+        let seats: Vec<UnitId> = self.app.sources.values().map(|source| source.seat.clone()).collect();
+        remove::clear_files(run, &self.owner_id(), &seats)?;
+        remove::forget_timeline::<AppRecord>(run, &self.owner_id())
+    }
+
+    /// Looks at every source; all that is wrong is said at once.
+    fn preflight(&mut self, run: &Run) -> Done<()> {
+        let world = &run.world;
+        let owner = self.owner(run)?;
+        let mut wrong = Vec::new();
+        let mut fixes = Vec::new();
+        let mut bytes = 0;
+        for (name, held) in owner.sources {
+            let found = held.engine.preflight(&held.source.url).map_err(|error| {
+                let mut problem = error.into_problem();
+                problem.message = format!("the source {name} cannot be linked: {}", problem.message);
+                problem
+            })?;
+            bytes += found.bytes.unwrap_or(0);
+            for finding in found.findings {
+                if finding.fatal {
+                    wrong.push(format!("{name}: {}", finding.what));
+                    fixes.extend(finding.fix);
+                } else {
+                    let fix = finding.fix.map(|fix| format!(" ({fix})")).unwrap_or_default();
+                    world.event("preflight", Some(&self.app.name), &format!("{name}: {}{fix}", finding.what));
+                }
+            }
+            if let Some(stored) = self.app.sources.get_mut(&name) {
+                let source = Source { facts: found.facts, ..held.source };
+                stored.sealed = seal(world, &source)?;
+                stored.version = found.version;
+                stored.notes = found.notes;
+            }
+        }
+        if !wrong.is_empty() {
+            let mut problem = failed(format!("{} cannot be linked yet", self.app.name));
+            problem.causes = wrong;
+            return Err(if fixes.is_empty() { problem } else { problem.hint(fixes.join("\n        ")) }.into());
+        }
+        let usage = world.pool()?.usage()?;
+        if bytes > usage.free_bytes {
+            return Err(refused(format!(
+                "production holds {} MB, the pool has {} MB free",
+                bytes >> 20,
+                usage.free_bytes >> 20
+            ))
+            .hint("give the pool more room, or choose another one: pando init --pool PATH")
+            .into());
+        }
+        Ok(world.catalog.note(&self.app)?)
+    }
+
+    fn volume(&mut self, run: &Run) -> Done<()> {
+        run.world.pool()?.create_volume(&self.app.volume)?;
+        Ok(())
+    }
+
+    fn no_volume(&mut self, run: &Run) -> Done<()> {
+        provision::destroy(run, [&self.app.volume])
+    }
+
+    fn copy(&mut self, run: &Run) -> Done<()> {
+        copy(run, &self.owner(run)?)
+    }
+
+    /// Takes the slot off production. What cannot be reached keeps a bounded slot.
+    fn detach(&mut self, run: &Run) -> Done<()> {
+        let Some(owner) = Owner::load(&run.world, &self.owner_id())? else { return Ok(()) };
+        units::stop_all(&run.world, &owner)?;
+        units::forget_all(&run.world, &owner)?;
+        for held in owner.sources.values().filter(|held| !held.source.facts.is_null()) {
+            if let Err(error) = held.engine.detach(&held.source) {
+                let text = format!("the slot {} may be left on production: {}", held.source.tag, error.into_problem());
+                run.world.event("slot-left-behind", Some(&self.app.name), &text);
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, run: &Run) -> Done<()> {
+        settle(&self.owner(run)?)
+    }
+
+    fn no_log(&mut self, run: &Run) -> Done<()> {
+        remove::clear_files(run, &self.owner_id(), &[])
+    }
+
+    fn follow(&mut self, run: &Run) -> Done<()> {
+        start_following(run, &self.owner(run)?)
+    }
+
+    fn stop(&mut self, run: &Run) -> Done<()> {
+        match Owner::load(&run.world, &self.owner_id())? {
+            Some(owner) => units::stop_all(&run.world, &owner),
+            None => Ok(()),
+        }
+    }
+
+    fn snapshot(&mut self, run: &Run) -> Done<()> {
+        snapshot::of_owner(run, &self.owner(run)?).map(drop)
+    }
+
+    fn no_snapshots(&mut self, run: &Run) -> Done<()> {
+        let pool = run.world.pool()?;
+        for tree in remove::trees(&run.world, &self.owner_id())? {
+            pool.destroy_snapshot(&tree)?;
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, run: &Run) -> Done<()> {
+        prepare_newest(run, &self.owner(run)?)
+    }
+
+    fn show(&mut self, run: &Run) -> Done<()> {
+        self.app.state = AppState::Following;
+        Ok(run.world.catalog.note(&self.app)?)
+    }
+}
+
+fn seal(world: &World, source: &Source) -> Done<pando_catalog::Sealed> {
+    let plain = serde_json::to_vec(source).map_err(|error| failed(format!("a source cannot be stored: {error}")))?;
+    world.seal(&plain)
+}
+
+/// Makes the first copy of all sources.
+pub fn copy(run: &Run, owner: &Owner) -> Done<()> {
+    for (name, held) in &owner.sources {
+        let plan = held.engine.ingest(&held.seat, &held.source)?;
+        units::run_to_end(run, held, &format!("copying {name}"), plan)?;
+    }
+    Ok(())
+}
+
+/// Turns the copies into a mirror.
+pub fn settle(owner: &Owner) -> Done<()> {
+    for held in owner.sources.values() {
+        std::fs::create_dir_all(&held.seat.log)
+            .map_err(|error| Fault::Problem(crate::fault::io("making a log", error)))?;
+        held.engine.settle(&held.seat, &held.source)?;
+    }
+    Ok(())
+}
+
+/// Starts the mirror's units and waits until all sources follow production.
+pub fn start_following(run: &Run, owner: &Owner) -> Done<()> {
+    const PATIENCE: Duration = Duration::from_secs(120);
+    let world = &run.world;
+    let begun = world.clock.instant();
+    loop {
+        let mut waiting = None;
+        for (name, held) in &owner.sources {
+            follow::ensure_units(world, owner, name, held)?;
+            let mut pulse = held.engine.pulse(&held.seat, &held.source, false)?;
+            if pulse.link == Following::Following && units::has_server(held.kind) {
+                // The first copy of a busy production brings commits into the log: only what production is asked
+                // for now, and is found in the log, shows that it flows.
+                pulse = held.engine.pulse(&held.seat, &held.source, true)?;
+            }
+            world.set_live(&owner.id, name, |live| live.pulse = pulse.clone());
+            match pulse.link {
+                Following::Following if pulse.through.is_some() || !units::has_server(held.kind) => {}
+                Following::Following => waiting = Some((held, "the log does not flow yet".to_owned())),
+                Following::Disconnected(why) | Following::Restart(why) | Following::Lost(why) => {
+                    waiting = Some((held, why))
+                }
+            }
+        }
+        let Some((held, why)) = waiting else { return Ok(()) };
+        if begun.elapsed() > PATIENCE {
+            let server = held.units.get("server");
+            let mut problem = match server {
+                Some(unit) => units::died(world, unit, "the mirror does not follow production"),
+                None => failed("the mirror does not follow production"),
+            };
+            problem.causes.insert(0, why);
+            return Err(problem.into());
+        }
+        run.progress(&why, 0, None);
+        world.clock.sleep(Duration::from_millis(50));
+    }
+}
+
+/// Prepares the newest snapshot, where it needs that.
+pub fn prepare_newest(run: &Run, owner: &Owner) -> Done<()> {
+    let world = &run.world;
+    let Some(newest) = owner.snapshots(world)?.pop().filter(|snapshot| snapshot.prepared.is_none()) else {
+        return Ok(());
+    };
+    let _pin = world.pin(&owner.id);
+    let plan = moments::resolve(run, owner, &pando_model::Moment::Snapshot(newest.id.clone()))?;
+    run_now(world, Prepare::new(world, owner, plan, newest.id)?).map(drop)
+}

@@ -1,0 +1,141 @@
+//! `start` and `stop`: a clone's servers, without touching its data.
+//!
+//! # Crash consistency
+//! Nothing is made or destroyed. The record says what is meant; the heartbeat brings units in line with it.
+
+use pando_catalog::CloneRecord;
+use pando_model::{CloneState, Name};
+use serde::{Deserialize, Serialize};
+
+use super::provision;
+use crate::fault::{Done, refused};
+use crate::journal::{Run, Step, Verb, keep};
+use crate::owner::Owner;
+use crate::units;
+use crate::world::World;
+
+/// A clone being started.
+#[derive(Serialize, Deserialize)]
+pub struct Start {
+    clone: Name,
+    was: Was,
+}
+
+/// A clone being stopped.
+#[derive(Serialize, Deserialize)]
+pub struct Stop {
+    clone: Name,
+    was: Was,
+}
+
+/// How the clone stood before.
+#[derive(Serialize, Deserialize)]
+struct Was {
+    state: CloneState,
+    problem: Option<String>,
+}
+
+impl Was {
+    fn of(record: &CloneRecord) -> Self {
+        Self { state: record.state, problem: record.problem.clone() }
+    }
+
+    fn restore(&self, run: &Run, clone: &Name) -> Done<()> {
+        let mut record: CloneRecord = Owner::named(&run.world, clone)?.clone_record()?.clone();
+        record.state = self.state;
+        record.problem = self.problem.clone();
+        Ok(run.world.catalog.note(&record)?)
+    }
+}
+
+fn set_state(run: &Run, clone: &Name, state: CloneState) -> Done<()> {
+    let mut record: CloneRecord = Owner::named(&run.world, clone)?.clone_record()?.clone();
+    record.state = state;
+    record.problem = None;
+    Ok(run.world.catalog.note(&record)?)
+}
+
+impl Verb for Start {
+    const WORD: &'static str = "start";
+    const STEPS: &'static [Step<Self>] = &[
+        Step { name: "start", apply: Self::start, undo: Self::stop },
+        Step { name: "ready", apply: Self::ready, undo: keep },
+    ];
+    const POINT_OF_NO_RETURN: usize = 2;
+
+    fn subject(&self) -> Name {
+        self.clone.clone()
+    }
+
+    fn result(&self, _: &World) -> Option<serde_json::Value> {
+        Some(serde_json::json!({ "clone": self.clone }))
+    }
+}
+
+impl Start {
+    /// A clone to be started.
+    pub fn new(world: &World, clone: Name) -> Done<Self> {
+        let was = Was::of(Owner::named(world, &clone)?.clone_record()?);
+        Ok(Self { clone, was })
+    }
+
+    fn start(&mut self, run: &Run) -> Done<()> {
+        provision::start(run, &Owner::named(&run.world, &self.clone)?)
+    }
+
+    /// A clone that ran before is left to the heartbeat.
+    fn stop(&mut self, run: &Run) -> Done<()> {
+        if self.was.state != CloneState::Running {
+            units::stop_all(&run.world, &Owner::named(&run.world, &self.clone)?)?;
+        }
+        self.was.restore(run, &self.clone)
+    }
+
+    fn ready(&mut self, run: &Run) -> Done<()> {
+        let owner = Owner::named(&run.world, &self.clone)?;
+        let record = owner.clone_record()?;
+        let password = String::from_utf8_lossy(&run.world.unseal(&record.password)?).into_owned();
+        provision::admit(run, &owner, Some(&password), record.record)?;
+        set_state(run, &self.clone, CloneState::Running)
+    }
+}
+
+impl Verb for Stop {
+    const WORD: &'static str = "stop";
+    const STEPS: &'static [Step<Self>] = &[
+        Step { name: "mark", apply: Self::mark, undo: Self::unmark },
+        Step { name: "stop", apply: Self::stop, undo: keep },
+    ];
+    const POINT_OF_NO_RETURN: usize = 1;
+
+    fn subject(&self) -> Name {
+        self.clone.clone()
+    }
+
+    fn result(&self, _: &World) -> Option<serde_json::Value> {
+        Some(serde_json::json!({ "clone": self.clone }))
+    }
+}
+
+impl Stop {
+    /// A clone to be stopped.
+    pub fn new(world: &World, clone: Name) -> Done<Self> {
+        let was = Was::of(Owner::named(world, &clone)?.clone_record()?);
+        if was.state == CloneState::Creating {
+            return Err(refused(format!("{clone} is still being made")).into());
+        }
+        Ok(Self { clone, was })
+    }
+
+    fn mark(&mut self, run: &Run) -> Done<()> {
+        set_state(run, &self.clone, CloneState::Stopped)
+    }
+
+    fn unmark(&mut self, run: &Run) -> Done<()> {
+        self.was.restore(run, &self.clone)
+    }
+
+    fn stop(&mut self, run: &Run) -> Done<()> {
+        units::stop_all(&run.world, &Owner::named(&run.world, &self.clone)?)
+    }
+}

@@ -1,0 +1,166 @@
+//! What `clone`, `refresh`, `bookmark` and `prepare` have in common: volumes made from a plan, staged,
+//! started and let in to. "A step is an idempotent apply and an idempotent undo" holds for each of these.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pando_catalog::CloneSource;
+use pando_engine::Stage;
+use pando_model::{Name, PoolSnapshotId, Profile, SettingChange, VolumeId};
+
+use crate::fault::{Done, Fault, failed};
+use crate::journal::Run;
+use crate::moments::Plan;
+use crate::owner::Owner;
+use crate::units;
+use crate::world::World;
+
+/// Ids for all volumes that a plan may need, before there is a plan: an operation knows them from birth.
+pub fn fresh_volumes(world: &World, sources: usize) -> Vec<VolumeId> {
+    (0..sources)
+        .map(|_| {
+            let (millis, random) = world.id();
+            VolumeId::from_parts(millis, random)
+        })
+        .collect()
+}
+
+/// One volume per tree of a plan. Most plans have one; a moment between two snapshots of an app with
+/// directories has two, because the databases are rolled forward from before it and the files are taken
+/// from after it.
+pub fn volumes(plan: &Plan, fresh: &[VolumeId]) -> BTreeMap<PoolSnapshotId, VolumeId> {
+    let trees: BTreeSet<&PoolSnapshotId> = plan.sources.values().map(|source| &source.tree).collect();
+    trees.into_iter().cloned().zip(fresh.iter().cloned()).collect()
+}
+
+/// Makes the volumes.
+pub fn make(run: &Run, volumes: &BTreeMap<PoolSnapshotId, VolumeId>) -> Done<()> {
+    let pool = run.world.pool()?;
+    for (tree, volume) in volumes {
+        pool.clone_volume(tree, volume)?;
+    }
+    Ok(())
+}
+
+/// Destroys volumes.
+pub fn destroy<'a>(run: &Run, volumes: impl IntoIterator<Item = &'a VolumeId>) -> Done<()> {
+    let pool = run.world.pool()?;
+    for volume in volumes {
+        pool.destroy_volume(volume)?;
+    }
+    Ok(())
+}
+
+/// How a tree is to be served.
+pub struct Manner {
+    /// What its data is worth.
+    pub profile: Profile,
+    /// Whether a log is kept.
+    pub record: bool,
+    /// Settings, the app's template first.
+    pub set: SettingChange,
+}
+
+/// Writes all sources ready for their start.
+pub fn stage(owner: &Owner, ports: &BTreeMap<Name, Option<u16>>, plan: &Plan, manner: &Manner) -> Done<()> {
+    for (name, held) in &owner.sources {
+        let source = plan
+            .sources
+            .get(name)
+            .ok_or_else(|| Fault::Problem(failed(format!("the plan does not name the source {name}"))))?;
+        let stage = Stage {
+            to: source.to.clone(),
+            log: source.log.clone(),
+            port: ports.get(name).copied().flatten(),
+            profile: manner.profile,
+            record: manner.record,
+            set: manner.set.clone(),
+        };
+        held.engine.stage(&held.seat, &held.source, &stage)?;
+    }
+    Ok(())
+}
+
+/// Starts all servers.
+pub fn start(run: &Run, owner: &Owner) -> Done<()> {
+    owner.sources.values().try_for_each(|held| units::start_server(&run.world, held))
+}
+
+/// Waits for all servers, cuts them off production, lets the clone's own user in, and starts what records.
+pub fn admit(run: &Run, owner: &Owner, password: Option<&str>, record: bool) -> Done<()> {
+    let who = password.map(units::credentials);
+    for held in owner.sources.values() {
+        units::wait_ready(run, held)?;
+        held.engine.admit(&held.seat, &held.source, who.as_ref())?;
+        if record {
+            units::start_receiver(&run.world, held)?;
+        }
+    }
+    Ok(())
+}
+
+/// The sources of a clone as a plan makes them; addresses come from `former` where there is one.
+pub fn sources(
+    world: &World,
+    parent: &Owner,
+    plan: &Plan,
+    volumes: &BTreeMap<PoolSnapshotId, VolumeId>,
+    former: Option<&BTreeMap<Name, CloneSource>>,
+) -> Done<BTreeMap<Name, CloneSource>> {
+    let mut made = BTreeMap::new();
+    for (name, held) in &parent.sources {
+        let planned = plan
+            .sources
+            .get(name)
+            .ok_or_else(|| Fault::Problem(failed(format!("the plan does not name the source {name}"))))?;
+        let volume =
+            volumes.get(&planned.tree).cloned().ok_or_else(|| Fault::Problem(failed("the plan names no volume")))?;
+        let known = former.and_then(|former| former.get(name));
+        let seat = {
+            let (millis, random) = world.id();
+            pando_model::UnitId::from_parts(millis, random)
+        };
+        let notes = parent.app.sources.get(name).map(|source| source.notes.clone()).unwrap_or_default();
+        made.insert(
+            name.clone(),
+            CloneSource {
+                engine: held.kind,
+                volume,
+                port: known.and_then(|known| known.port),
+                units: known.map_or_else(|| units::fresh_units(world), |known| known.units.clone()),
+                seat: known.map_or(seat, |known| known.seat.clone()),
+                moment: Some(planned.at),
+                position: planned.position.clone(),
+                skew_seconds: planned.skew,
+                notes,
+            },
+        );
+    }
+    Ok(made)
+}
+
+/// The ports of sources, by name.
+pub fn ports(sources: &BTreeMap<Name, CloneSource>) -> BTreeMap<Name, Option<u16>> {
+    sources.iter().map(|(name, source)| (name.clone(), source.port)).collect()
+}
+
+/// Points the stable links of a clone at its trees.
+pub fn link_paths(world: &World, clone: &Name, owner: &Owner) -> Done<()> {
+    let dir = world.home.clone_dir(clone);
+    let failed = |error| Fault::Problem(crate::fault::io("writing a clone's links", error));
+    std::fs::create_dir_all(&dir).map_err(failed)?;
+    for (name, held) in &owner.sources {
+        let link = dir.join(name.as_str());
+        let fresh = dir.join(format!(".{name}.new"));
+        pando_host::durable::remove_if_there(&fresh).map_err(failed)?;
+        std::os::unix::fs::symlink(&held.seat.data, &fresh).map_err(failed)?;
+        std::fs::rename(&fresh, &link).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Removes the stable links of a clone.
+pub fn unlink_paths(world: &World, clone: &Name) -> Done<()> {
+    pando_host::durable::remove_tree_if_there(&world.home.clone_dir(clone))
+        .map(drop)
+        .map_err(|error| Fault::Problem(crate::fault::io("removing a clone's links", error)))
+}

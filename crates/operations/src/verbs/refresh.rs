@@ -1,0 +1,292 @@
+//! `refresh`, `rewind` and `undo`: a clone's data is replaced, its name, address and password stay. What it
+//! had before is kept for an hour, or until the next time.
+//!
+//! # Crash consistency
+//! New volumes are made beside the old ones. The old server is stopped, the new tree started and let in to,
+//! and only then does the record name the new volumes: that is the point of no return. Before it, undo
+//! destroys the new volumes and starts the old server again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use pando_catalog::{CloneRecord, CloneSource, Former};
+use pando_model::{CloneState, Moment, Name, OwnerId, PoolSnapshotId, VolumeId};
+use serde::{Deserialize, Serialize};
+
+use super::clone::manner;
+use super::provision;
+use crate::fault::{Done, Fault, failed, refused};
+use crate::journal::{Run, Step, Verb, keep};
+use crate::moments::{self, Plan};
+use crate::owner::Owner;
+use crate::units;
+use crate::world::{Pin, World};
+
+/// How long the former state is kept.
+const GRACE: SignedDuration = SignedDuration::from_hours(1);
+
+/// Where the new data comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// A moment of the parent.
+    Parent,
+    /// A moment of the clone's own timeline.
+    Own,
+    /// The former state.
+    Former,
+}
+
+/// A clone getting other data.
+#[derive(Serialize, Deserialize)]
+pub struct Refresh {
+    clone: Name,
+    origin: Origin,
+    moment: Option<Moment>,
+    /// The record as it was.
+    before: CloneRecord,
+    plan: Option<Plan>,
+    fresh: Vec<VolumeId>,
+    volumes: BTreeMap<PoolSnapshotId, VolumeId>,
+    sources: BTreeMap<Name, CloneSource>,
+    /// From the plan until its trees are copied.
+    #[serde(skip)]
+    pin: Option<Pin>,
+}
+
+impl Verb for Refresh {
+    const WORD: &'static str = "refresh";
+    const STEPS: &'static [Step<Self>] = &[
+        Step { name: "resolve", apply: Self::resolve, undo: keep },
+        Step { name: "volume", apply: Self::volume, undo: Self::no_volume },
+        Step { name: "stop", apply: Self::stop, undo: Self::start_again },
+        Step { name: "stage", apply: Self::stage, undo: keep },
+        Step { name: "start", apply: Self::start, undo: Self::stop_new },
+        Step { name: "admit", apply: Self::admit, undo: keep },
+        Step { name: "swap", apply: Self::swap, undo: Self::swap_back },
+        Step { name: "clear", apply: Self::clear, undo: keep },
+    ];
+    const POINT_OF_NO_RETURN: usize = 7;
+
+    fn subject(&self) -> Name {
+        self.clone.clone()
+    }
+
+    fn result(&self, _: &World) -> Option<serde_json::Value> {
+        Some(serde_json::json!({ "clone": self.clone }))
+    }
+}
+
+impl Refresh {
+    /// A refresh (from the parent), a rewind (own timeline) or an undo (former state).
+    pub fn new(world: &World, clone: Name, origin: Origin, moment: Option<Moment>) -> Done<Self> {
+        let owner = Owner::named(world, &clone)?;
+        let record = owner.clone_record()?;
+        if !matches!(record.state, CloneState::Running | CloneState::Stopped | CloneState::Failed) {
+            return Err(refused(format!("{clone} is {}", record.state))
+                .hint("`pando ops` shows what goes on; if it is stuck, restart the daemon")
+                .into());
+        }
+        if origin == Origin::Former && record.former.is_none() {
+            return Err(refused(format!("{clone} has no former state to go back to"))
+                .hint("the state before a refresh or rewind is kept for an hour")
+                .into());
+        }
+        if origin != Origin::Former {
+            world.need_room()?;
+        }
+        Ok(Self {
+            clone,
+            origin,
+            moment,
+            fresh: provision::fresh_volumes(world, record.sources.len()),
+            before: record.clone(),
+            plan: None,
+            volumes: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            pin: None,
+        })
+    }
+
+    fn record(&self, run: &Run) -> Done<CloneRecord> {
+        Ok(Owner::named(&run.world, &self.clone)?.clone_record()?.clone())
+    }
+
+    fn resolve(&mut self, run: &Run) -> Done<()> {
+        let world = &run.world;
+        let owner = Owner::named(world, &self.clone)?;
+        let record = owner.clone_record()?.clone();
+        if self.origin == Origin::Former {
+            let former = record.former.ok_or_else(|| Fault::Problem(refused("there is no former state")))?;
+            self.sources = former.sources;
+            return Ok(());
+        }
+        let from = match self.origin {
+            Origin::Own => owner,
+            _ => Owner::load(world, &record.parent)?
+                .ok_or_else(|| Fault::Problem(refused(format!("the parent of {} is gone", self.clone))))?,
+        };
+        let _claim = match &from.clone {
+            // A clone may be refreshed or removed at any time: not while it is copied.
+            Some(parent) if self.origin == Origin::Parent => {
+                Some(world.claim(&[parent.name.to_string()], "refresh", false)?)
+            }
+            _ => None,
+        };
+        let moment = self.moment.clone().unwrap_or(Moment::Latest);
+        self.pin = Some(world.pin(&from.id));
+        let plan = moments::resolve(run, &from, &moment)?;
+        self.volumes = provision::volumes(&plan, &self.fresh);
+        self.sources = provision::sources(world, &from, &plan, &self.volumes, Some(&record.sources))?;
+        self.plan = Some(plan);
+        Ok(())
+    }
+
+    fn volume(&mut self, run: &Run) -> Done<()> {
+        provision::make(run, &self.volumes)?;
+        self.pin = None;
+        Ok(())
+    }
+
+    fn no_volume(&mut self, run: &Run) -> Done<()> {
+        provision::destroy(run, &self.fresh)
+    }
+
+    fn set_state(&self, run: &Run, state: CloneState, problem: Option<String>) -> Done<()> {
+        let mut record = self.record(run)?;
+        record.state = state;
+        record.problem = problem;
+        Ok(run.world.catalog.note(&record)?)
+    }
+
+    /// Whether the old servers may have been stopped: the record says so before they are.
+    fn is_stopped(&self, run: &Run) -> Done<bool> {
+        Ok(self.record(run)?.state == CloneState::Refreshing)
+    }
+
+    /// Stops the old servers. Their data may be wanted back: an orderly stop.
+    fn stop(&mut self, run: &Run) -> Done<()> {
+        self.set_state(run, CloneState::Refreshing, None)?;
+        run.pass("refresh.stop.marked")?;
+        units::stop_all(&run.world, &Owner::named(&run.world, &self.clone)?)
+    }
+
+    /// Brings the old servers back. That they do not come up is the clone's failure, not the undo's.
+    fn start_again(&mut self, run: &Run) -> Done<()> {
+        if !self.is_stopped(run)? {
+            return Ok(());
+        }
+        let owner = Owner::named(&run.world, &self.clone)?;
+        provision::link_paths(&run.world, &self.clone, &owner)?;
+        if self.before.state == CloneState::Running {
+            match start_old(run, &owner, self.before.record) {
+                Err(Fault::Problem(problem)) if !run.world.is_stopping() => {
+                    return self.set_state(run, CloneState::Failed, Some(problem.to_string()));
+                }
+                outcome => outcome?,
+            }
+        }
+        self.set_state(run, self.before.state, self.before.problem.clone())
+    }
+
+    /// The clone as it will be.
+    fn fresh(&self, run: &Run) -> Done<Owner> {
+        Owner::of_clone_with(&run.world, self.record(run)?, &self.sources)
+    }
+
+    fn stage(&mut self, run: &Run) -> Done<()> {
+        let owner = self.fresh(run)?;
+        if let Some(plan) = &self.plan {
+            let manner = manner(owner.clone_record()?, &owner.app);
+            provision::stage(&owner, &provision::ports(&self.sources), plan, &manner)?;
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, run: &Run) -> Done<()> {
+        provision::start(run, &self.fresh(run)?)
+    }
+
+    fn stop_new(&mut self, run: &Run) -> Done<()> {
+        if !self.is_stopped(run)? {
+            return Ok(());
+        }
+        units::kill_all(&run.world, &self.fresh(run)?)
+    }
+
+    fn admit(&mut self, run: &Run) -> Done<()> {
+        let record = self.record(run)?;
+        let password = String::from_utf8_lossy(&run.world.unseal(&record.password)?).into_owned();
+        provision::admit(run, &self.fresh(run)?, Some(&password), record.record)
+    }
+
+    /// The record names the new volumes; the old ones become the former state.
+    fn swap(&mut self, run: &Run) -> Done<()> {
+        let mut record = self.record(run)?;
+        let before = &self.before;
+        match (&self.plan, &before.former) {
+            (Some(plan), _) => {
+                record.moment = plan.moment;
+                record.asked = plan.asked.clone();
+                record.snapshot = plan.snapshot.clone();
+            }
+            (None, Some(back)) => {
+                record.moment = back.moment;
+                record.asked = back.asked.clone();
+                record.snapshot = back.snapshot.clone();
+            }
+            (None, None) => return Err(failed("there is no former state").into()),
+        }
+        record.former = Some(Former {
+            sources: before.sources.clone(),
+            moment: before.moment,
+            asked: before.asked.clone(),
+            snapshot: before.snapshot.clone(),
+            until: run.world.now().checked_add(GRACE).unwrap_or(Timestamp::MAX),
+        });
+        record.sources = self.sources.clone();
+        record.state = CloneState::Running;
+        record.problem = None;
+        run.world.catalog.note(&record)?;
+        run.pass("refresh.swap.named")?;
+        provision::link_paths(&run.world, &self.clone, &Owner::of_clone(&run.world, record)?)
+    }
+
+    fn swap_back(&mut self, run: &Run) -> Done<()> {
+        let mut record = self.record(run)?;
+        if volumes(&record.sources) != volumes(&self.sources) {
+            return Ok(());
+        }
+        let before = self.before.clone();
+        record.moment = before.moment;
+        record.asked = before.asked;
+        record.snapshot = before.snapshot;
+        record.former = before.former;
+        record.sources = before.sources;
+        record.state = CloneState::Refreshing;
+        Ok(run.world.catalog.note(&record)?)
+    }
+
+    /// What was the former state before this goes, unless it is what the clone has now.
+    fn clear(&mut self, run: &Run) -> Done<()> {
+        run.world.drop_live(&OwnerId::Clone(self.before.id.clone()));
+        match (&self.plan, &self.before.former) {
+            (Some(_), Some(former)) => provision::destroy(run, volumes(&former.sources)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn volumes(sources: &BTreeMap<Name, CloneSource>) -> BTreeSet<&VolumeId> {
+    sources.values().map(|source| &source.volume).collect()
+}
+
+fn start_old(run: &Run, owner: &Owner, record: bool) -> Done<()> {
+    provision::start(run, owner)?;
+    for held in owner.sources.values() {
+        units::wait_ready(run, held)?;
+        if record {
+            units::start_receiver(&run.world, held)?;
+        }
+    }
+    Ok(())
+}

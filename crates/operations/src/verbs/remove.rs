@@ -1,0 +1,177 @@
+//! `rm`: a clone goes, with its snapshots, bookmarks and log. At once for the user; bytes are freed behind.
+//!
+//! # Crash consistency
+//! Once the record says `removing`, the rest is always done.
+
+use pando_catalog::{BookmarkRecord, CloneRecord, Durability, OperationRecord, Record, SnapshotRecord};
+use pando_model::{CloneState, Name, OperationState, OwnerId, PoolSnapshotId, UnitId, VolumeId};
+use serde::{Deserialize, Serialize};
+
+use super::bookmark::Bookmark;
+use super::provision;
+use crate::fault::{Done, Fault, refused};
+use crate::journal::{Run, Step, Verb, keep};
+use crate::owner::Owner;
+use crate::units;
+use crate::world::World;
+
+/// A clone going away.
+#[derive(Serialize, Deserialize)]
+pub struct Remove {
+    clone: Name,
+    owner: OwnerId,
+    was: CloneState,
+    volumes: Vec<VolumeId>,
+    trees: Vec<PoolSnapshotId>,
+    seats: Vec<UnitId>,
+}
+
+impl Verb for Remove {
+    const WORD: &'static str = "rm";
+    const STEPS: &'static [Step<Self>] = &[
+        Step { name: "mark", apply: Self::mark, undo: Self::unmark },
+        Step { name: "stop", apply: Self::stop, undo: keep },
+        Step { name: "destroy", apply: Self::destroy, undo: keep },
+        Step { name: "forget", apply: Self::forget, undo: keep },
+    ];
+    const POINT_OF_NO_RETURN: usize = 1;
+
+    fn subject(&self) -> Name {
+        self.clone.clone()
+    }
+}
+
+impl Remove {
+    /// A clone to be removed. Refused while it has clones of its own.
+    pub fn new(world: &World, clone: Name) -> Done<Self> {
+        let owner = Owner::named(world, &clone)?;
+        let record = owner.clone_record()?;
+        let children: Vec<String> = world
+            .catalog
+            .all::<CloneRecord>()?
+            .into_iter()
+            .filter(|other| other.parent == owner.id)
+            .map(|other| other.name.to_string())
+            .collect();
+        if !children.is_empty() {
+            return Err(refused(format!("{clone} is the parent of: {}", children.join(", ")))
+                .hint(format!("remove them first: pando rm {}", children.join(" ")))
+                .into());
+        }
+        let mut volumes: Vec<VolumeId> = record.sources.values().map(|source| source.volume.clone()).collect();
+        volumes.extend(record.former.iter().flat_map(|former| former.sources.values()).map(|s| s.volume.clone()));
+        volumes.sort();
+        volumes.dedup();
+        Ok(Self {
+            clone,
+            owner: owner.id.clone(),
+            was: record.state,
+            volumes,
+            trees: trees(world, &owner.id)?,
+            seats: record.sources.values().map(|source| source.seat.clone()).collect(),
+        })
+    }
+
+    fn mark(&mut self, run: &Run) -> Done<()> {
+        if let Some(mut record) = self.record(run)? {
+            record.state = CloneState::Removing;
+            run.world.catalog.note(&record)?;
+            refuse_while_bookmarked(&run.world, &self.clone)?;
+        }
+        Ok(())
+    }
+
+    fn unmark(&mut self, run: &Run) -> Done<()> {
+        if let Some(mut record) = self.record(run)?
+            && record.state == CloneState::Removing
+        {
+            record.state = self.was;
+            run.world.catalog.note(&record)?;
+        }
+        Ok(())
+    }
+
+    fn record(&self, run: &Run) -> Done<Option<CloneRecord>> {
+        Ok(run.world.catalog.get(self.owner.as_str())?)
+    }
+
+    fn stop(&mut self, run: &Run) -> Done<()> {
+        if let Some(record) = self.record(run)? {
+            let owner = Owner::of_clone(&run.world, record)?;
+            units::kill_all(&run.world, &owner)?;
+            units::forget_all(&run.world, &owner)?;
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self, run: &Run) -> Done<()> {
+        provision::destroy(run, &self.volumes)?;
+        run.pass("rm.destroy.volumes")?;
+        let pool = run.world.pool()?;
+        for tree in &self.trees {
+            pool.destroy_snapshot(tree)?;
+        }
+        clear_files(run, &self.owner, &self.seats)?;
+        if run.world.catalog.owner(&self.clone)? == Some(self.owner.clone()) {
+            provision::unlink_paths(&run.world, &self.clone)?;
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, run: &Run) -> Done<()> {
+        run.world.drop_live(&self.owner);
+        forget_timeline::<CloneRecord>(run, &self.owner)
+    }
+}
+
+/// Refuses while a bookmark of the name is being set, which may be making a snapshot. Called once the record
+/// says `removing`: whoever sets one later sees that.
+pub fn refuse_while_bookmarked(world: &World, name: &Name) -> Done<()> {
+    let running: Vec<OperationRecord> = world.catalog.of(OperationState::Running.as_str())?;
+    if running.iter().any(|other| other.verb == Bookmark::WORD && other.subject == *name) {
+        return Err(refused(format!("{name} is busy: bookmark is running"))
+            .hint("wait for it (`pando ops`), then try again")
+            .into());
+    }
+    Ok(())
+}
+
+/// All trees of an owner's snapshots, whole or not.
+pub fn trees(world: &World, owner: &OwnerId) -> Done<Vec<PoolSnapshotId>> {
+    let snapshots: Vec<SnapshotRecord> = world.catalog.of(owner.as_str())?;
+    let mut trees: Vec<PoolSnapshotId> = snapshots.iter().flat_map(trees_of).collect();
+    trees.sort();
+    trees.dedup();
+    Ok(trees)
+}
+
+/// The trees of one snapshot.
+pub fn trees_of(snapshot: &SnapshotRecord) -> Vec<PoolSnapshotId> {
+    snapshot.raw.iter().chain(&snapshot.more).chain(&snapshot.prepared).cloned().collect()
+}
+
+/// Removes an owner's log and socket directories.
+pub fn clear_files(run: &Run, owner: &OwnerId, seats: &[UnitId]) -> Done<()> {
+    let failed = |error| Fault::Problem(crate::fault::io("removing a log", error));
+    pando_host::durable::remove_tree_if_there(&run.world.home.log_of(owner)).map_err(failed)?;
+    for seat in seats {
+        pando_host::durable::remove_tree_if_there(&run.world.home.run(seat.as_str())).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Drops an owner's record, names, snapshots and bookmarks, all or nothing.
+pub fn forget_timeline<R: Record>(run: &Run, owner: &OwnerId) -> Done<()> {
+    let snapshots: Vec<SnapshotRecord> = run.world.catalog.of(owner.as_str())?;
+    let bookmarks: Vec<BookmarkRecord> = run.world.catalog.of(owner.as_str())?;
+    Ok(run.world.catalog.change(Durability::Synced, |change| {
+        change.free_names(owner)?;
+        for snapshot in &snapshots {
+            change.delete::<SnapshotRecord>(&snapshot.id())?;
+        }
+        for bookmark in &bookmarks {
+            change.delete::<BookmarkRecord>(&bookmark.id())?;
+        }
+        change.delete::<R>(owner.as_str())
+    })?)
+}

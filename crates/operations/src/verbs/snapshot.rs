@@ -1,0 +1,305 @@
+//! `snapshot`: freezes the state of an app's mirror or of a clone.
+//!
+//! For an app with directories the databases are held where they are, the directories are synced, and then
+//! everything is frozen at once: so the databases stand at or before the moment, the files at or after it.
+//! The moment is the beginning of the sync. Without directories it is what the log is complete up to.
+//!
+//! # Crash consistency
+//! The record is written first, incomplete: nobody sees it. Undo destroys the trees of that record, lets
+//! held databases and paused units go on, and drops the record.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use pando_catalog::{SnapshotRecord, SnapshotSource};
+use pando_engine::Link;
+use pando_model::{Name, OwnerId, PoolSnapshotId, SnapshotId};
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{Done, Fault, failed};
+use crate::journal::{Run, Step, Verb, keep, run_now};
+use crate::owner::{Owner, tree_seat};
+use crate::units;
+use crate::world::World;
+
+/// How often the log is looked at for a moment, each time for as long as the engine waits.
+const LOOKS: u32 = 8;
+
+/// A snapshot in the making.
+#[derive(Serialize, Deserialize)]
+pub struct Snapshot {
+    owner: OwnerId,
+    name: Name,
+    /// The snapshot.
+    pub id: SnapshotId,
+    trees: Vec<PoolSnapshotId>,
+    asked: Timestamp,
+}
+
+impl Verb for Snapshot {
+    const WORD: &'static str = "snapshot";
+    const STEPS: &'static [Step<Self>] = &[
+        Step { name: "record", apply: Self::record, undo: Self::unrecord },
+        Step { name: "sync", apply: Self::sync, undo: Self::unsync },
+        Step { name: "freeze", apply: Self::freeze, undo: Self::thaw },
+        Step { name: "mark", apply: Self::mark, undo: keep },
+    ];
+    const POINT_OF_NO_RETURN: usize = 4;
+
+    fn subject(&self) -> Name {
+        self.name.clone()
+    }
+
+    fn result(&self, world: &World) -> Option<serde_json::Value> {
+        let record: SnapshotRecord = world.catalog.get(self.id.as_str()).ok()??;
+        Some(serde_json::json!({ "snapshot": record.id, "moment": record.moment }))
+    }
+}
+
+/// Takes a snapshot of an owner, without claiming its name.
+pub fn of_owner(run: &Run, owner: &Owner) -> Done<SnapshotRecord> {
+    let world = &run.world;
+    let made = run_now(world, Snapshot::new(world, owner))?;
+    world.catalog.get(made.id.as_str())?.ok_or_else(|| Fault::Problem(failed("the snapshot just made is gone")))
+}
+
+/// A snapshot whose files are not older than a time: one that is there, or a fresh one. Those who ask at
+/// once share one. Whoever resolves a moment of a clone has claimed the clone; an app is claimed here.
+pub fn not_before(run: &Run, owner: &Owner, time: Timestamp) -> Done<SnapshotRecord> {
+    let world = &run.world;
+    let _claim = match owner.clone {
+        Some(_) => None,
+        None => Some(world.claim(&[owner.name.to_string()], "snapshot", true)?),
+    };
+    // Those who waited may find what they need made by the one before them.
+    let newest = owner.snapshots(world)?.into_iter().rev().find(|snapshot| snapshot.moment >= time);
+    match newest {
+        Some(snapshot) => Ok(snapshot),
+        None => of_owner(run, owner),
+    }
+}
+
+impl Snapshot {
+    /// A snapshot to be made now.
+    pub fn new(world: &World, owner: &Owner) -> Self {
+        let (millis, random) = world.id();
+        Self::with_id(world, owner, SnapshotId::from_parts(millis, random))
+    }
+
+    /// The same, with an id that whoever wants it knows from its own birth.
+    pub fn with_id(world: &World, owner: &Owner, id: SnapshotId) -> Self {
+        let trees = owner
+            .volumes()
+            .iter()
+            .map(|_| {
+                let (millis, random) = world.id();
+                PoolSnapshotId::from_parts(millis, random)
+            })
+            .collect();
+        Self { owner: owner.id.clone(), name: owner.name.clone(), id, trees, asked: world.now() }
+    }
+
+    fn owner(&self, run: &Run) -> Done<Owner> {
+        Owner::load(&run.world, &self.owner)?.ok_or_else(|| Fault::Problem(failed(format!("{} is gone", self.name))))
+    }
+
+    fn record(&mut self, run: &Run) -> Done<()> {
+        run.world.need_room()?;
+        self.asked = run.world.now();
+        let record = SnapshotRecord {
+            id: self.id.clone(),
+            owner: self.owner.clone(),
+            taken_at: self.asked,
+            moment: self.asked,
+            complete: false,
+            raw: self.trees.first().cloned(),
+            more: self.trees.iter().skip(1).cloned().collect(),
+            prepared: None,
+            sources: BTreeMap::new(),
+            problem: None,
+        };
+        Ok(run.world.catalog.note(&record)?)
+    }
+
+    fn unrecord(&mut self, run: &Run) -> Done<()> {
+        Ok(run.world.catalog.delete::<SnapshotRecord>(self.id.as_str())?)
+    }
+
+    /// Holds the databases and brings the directories up to date.
+    fn sync(&mut self, run: &Run) -> Done<()> {
+        let owner = self.owner(run)?;
+        if owner.clone.is_some() {
+            return Ok(());
+        }
+        let mut syncs = Vec::new();
+        for (name, held) in &owner.sources {
+            if let Some(plan) = held.engine.sync(&held.seat, &held.source)? {
+                syncs.push((name, held, plan));
+            }
+        }
+        if syncs.is_empty() {
+            return Ok(());
+        }
+        for held in owner.sources.values() {
+            held.engine.hold(&held.seat, &held.source)?;
+        }
+        self.asked = run.world.now();
+        for (name, held, plan) in syncs {
+            units::run_to_end(run, held, &format!("syncing {name}"), plan)?;
+        }
+        Ok(())
+    }
+
+    fn unsync(&mut self, run: &Run) -> Done<()> {
+        let Some(owner) = Owner::load(&run.world, &self.owner)? else { return Ok(()) };
+        for held in owner.sources.values() {
+            if owner.clone.is_none() {
+                if let Some(unit) = held.units.get("sync") {
+                    run.world.runtime.ensure_gone(unit)?;
+                }
+                // A mirror whose server is down holds nothing.
+                if let Err(error) = held.engine.release(&held.seat, &held.source) {
+                    tracing::debug!(%error, "a mirror could not be released; it is restarted without a hold");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Freezes all volumes. Units are paused where one snapshot is not one instant: between several
+    /// volumes, on drivers that copy file by file, and for clones, whose servers may write without
+    /// protection against torn pages.
+    fn freeze(&mut self, run: &Run) -> Done<()> {
+        let owner = self.owner(run)?;
+        let pool = run.world.pool()?;
+        let pause = owner.clone.is_some() || !pool.capabilities().atomic_snapshot;
+        let running: Vec<_> = owner.sources.values().filter_map(|held| held.units.get("server")).collect();
+        if pause {
+            for unit in &running {
+                run.world.runtime.pause(unit)?;
+            }
+            run.pass("snapshot.freeze.paused")?;
+        }
+        let taken: Done<()> = owner
+            .volumes()
+            .iter()
+            .zip(&self.trees)
+            .try_for_each(|(volume, tree)| pool.snapshot(volume, tree).map(drop).map_err(Fault::from));
+        if pause {
+            for unit in &running {
+                run.world.runtime.resume(unit)?;
+            }
+        }
+        taken
+    }
+
+    fn thaw(&mut self, run: &Run) -> Done<()> {
+        if let Some(owner) = Owner::load(&run.world, &self.owner)? {
+            for unit in owner.sources.values().filter_map(|held| held.units.get("server")) {
+                run.world.runtime.resume(unit)?;
+            }
+        }
+        let pool = run.world.pool()?;
+        for tree in &self.trees {
+            pool.destroy_snapshot(tree)?;
+        }
+        Ok(())
+    }
+
+    /// Says what the trees hold, and shows the snapshot.
+    fn mark(&mut self, run: &Run) -> Done<()> {
+        let world = &run.world;
+        let owner = self.owner(run)?;
+        let synced = owner.clone.is_none() && owner.sources.values().any(|held| !units::has_server(held.kind));
+        if synced {
+            for held in owner.sources.values() {
+                held.engine.release(&held.seat, &held.source)?;
+            }
+        }
+        let volumes = owner.volumes();
+        let mut marks = BTreeMap::new();
+        for (name, held) in &owner.sources {
+            let tree = volumes
+                .iter()
+                .position(|volume| *volume == held.volume)
+                .and_then(|index| self.trees.get(index))
+                .ok_or_else(|| Fault::Problem(failed("a source has no tree")))?;
+            let seat = tree_seat(world, &held.seat, name, tree)?;
+            let mark = held.engine.mark(&seat, &held.seat, &held.source, self.asked, owner.clone.is_some())?;
+            marks.insert(name.clone(), (tree.clone(), mark));
+        }
+        if synced {
+            self.wait_for_log(run, &owner)?;
+        }
+        let moment = if synced || owner.clone.is_some() { self.asked } else { self.reached(run, &owner, &marks)? };
+        let mut record: SnapshotRecord = world
+            .catalog
+            .get(self.id.as_str())?
+            .ok_or_else(|| Fault::Problem(failed("the record of the snapshot is gone")))?;
+        for (name, (tree, mark)) in marks {
+            let at = if mark.rolls { moment } else { mark.at };
+            let stored = SnapshotSource { tree, at, mark: serde_json::to_value(&mark).unwrap_or_default() };
+            record.sources.insert(name, stored);
+        }
+        let prepared = owner.clone.is_none() && owner.sources.values().all(|held| !units::has_server(held.kind));
+        if prepared {
+            // Directories need no preparing.
+            record.prepared = record.raw.clone();
+        }
+        record.moment = moment;
+        record.complete = true;
+        world.catalog.note(&record)?;
+        for name in owner.sources.keys() {
+            world.set_live(&owner.id, name, |live| live.changed = false);
+        }
+        Ok(())
+    }
+
+    /// The time up to which the log is complete, once it covers the trees. A mirror that does not answer is as
+    /// old as the last commit in its tree.
+    fn reached(
+        &self,
+        run: &Run,
+        owner: &Owner,
+        marks: &BTreeMap<Name, (PoolSnapshotId, pando_engine::Mark)>,
+    ) -> Done<Timestamp> {
+        let mut reached: Option<Timestamp> = None;
+        for (name, held) in &owner.sources {
+            let pulse = held.engine.pulse(&held.seat, &held.source, false)?;
+            run.world.set_live(&owner.id, name, |live| live.pulse = pulse.clone());
+            if let Some(through) = pulse.through.or_else(|| marks.get(name).map(|(_, mark)| mark.at)) {
+                reached = Some(reached.map_or(through, |known| known.min(through)));
+            }
+        }
+        Ok(reached.unwrap_or(self.asked).min(run.world.now()))
+    }
+
+    /// With directories the moment is fixed; the log must be complete up to it before it is promised, or there is
+    /// no snapshot. Right after a link, or on a busy machine, one look may not be enough: the log's programs take
+    /// seconds to connect.
+    fn wait_for_log(&self, run: &Run, owner: &Owner) -> Done<()> {
+        for (name, held) in owner.sources.iter().filter(|(_, held)| units::has_server(held.kind)) {
+            let through = run.world.live(&owner.id, name).pulse.through;
+            let mut complete = through.is_some_and(|through| through >= self.asked);
+            for _ in 0..LOOKS {
+                if complete {
+                    break;
+                }
+                let pulse = held.engine.pulse(&held.seat, &held.source, true)?;
+                // Production was asked after the sync began, and the log has reached what it said: that holds
+                // even where production's clock is behind this machine's.
+                complete = pulse.link == Link::Following && pulse.through.is_some();
+                let away = pulse.link != Link::Following;
+                run.world.set_live(&owner.id, name, |live| live.pulse = pulse);
+                if away {
+                    break;
+                }
+            }
+            if !complete {
+                let text = format!("the log of {name} does not reach the moment of the snapshot: production is away");
+                return Err(failed(text).into());
+            }
+        }
+        Ok(())
+    }
+}
