@@ -1,0 +1,181 @@
+//! The OpenAPI 3.1 document. Each call is described once, by a function that is never run: the router is
+//! the daemon's, and this room must build without it. `docs/openapi.json` is written by the test below.
+#![allow(dead_code, reason = "the functions are only read by the macro")]
+
+use pando_model::{
+    BookmarkRequest, CloneRequest, DiskView, DoctorView, EventView, LeaseRequest, LinkRequest, ListView, LogView,
+    OperationView, Problem, RefreshRequest, ShowView, TimelineView,
+};
+use utoipa::OpenApi;
+
+use crate::body::{InitRequest, VersionView};
+
+/// Declares the functions: reads answer 200, mutations answer 202 with the operation they started.
+macro_rules! calls {
+    ($($(#[$doc:meta])* $verb:ident $id:ident, $path:literal $(($($param:tt)*))? $(<- $body:ty)? => $status:literal $answer:ty;)+) => {
+        $(
+            #[utoipa::path(
+                $verb,
+                path = $path,
+                operation_id = stringify!($id),
+                $(params($($param)*),)?
+                $(request_body = $body,)?
+                responses(
+                    (status = $status, description = "Done, or begun", body = $answer),
+                    (status = "default", description = "It did not work", body = Problem, content_type = "application/problem+json")
+                )
+            )]
+            $(#[$doc])*
+            fn $id() {}
+        )+
+
+        #[derive(OpenApi)]
+        #[openapi(
+            info(
+                title = "Pando",
+                description = "Private, writable, full-size copies of production applications. Over TCP every call needs \
+                    `Authorization: Bearer TOKEN`; over the unix socket none. A mutation answers 202 and the operation it \
+                    started: ask for the operation, with `wait_ms`, until its `state` is `done` or `failed`.",
+                license(name = "Apache-2.0", identifier = "Apache-2.0")
+            ),
+            paths($($id),+),
+            modifiers(&Token)
+        )]
+        struct Document;
+    };
+}
+
+calls! {
+    /// Version and home of the daemon
+    get version, "/v1" => 200 VersionView;
+    /// Make or adopt a pool
+    post init, "/v1/init" <- InitRequest => 200 DoctorView;
+    /// What is there, what is missing, and the command that mends it
+    get doctor, "/v1/doctor" => 200 DoctorView;
+    /// Apps and clones
+    get list, "/v1/list" => 200 ListView;
+    /// One app or clone
+    get show, "/v1/names/{name}" (
+        ("name" = String, Path, description = "An app's or clone's name"),
+        ("counted" = Option<bool>, Query, description = "`false` leaves out the bytes that only it holds, which may take a moment to count")
+    ) => 200 ShowView;
+    /// The moments that can be asked for
+    get timeline, "/v1/names/{name}/timeline" (("name" = String, Path, description = "An app's or clone's name")) => 200 TimelineView;
+    /// The end of the servers' logs
+    get logs, "/v1/names/{name}/logs" (
+        ("name" = String, Path, description = "An app's or clone's name"),
+        ("source" = Option<String>, Query, description = "One source; all when absent")
+    ) => 200 LogView;
+    /// Take a snapshot of an app (syncs first) or a clone
+    post snapshot, "/v1/names/{name}/snapshots" (("name" = String, Path, description = "An app's or clone's name")) => 202 OperationView;
+    /// Give a moment a name, and pin it
+    post bookmark, "/v1/names/{name}/bookmarks" (("name" = String, Path, description = "An app's or clone's name")) <- BookmarkRequest => 202 OperationView;
+    /// Forget a bookmark
+    delete unbookmark, "/v1/names/{name}/bookmarks/{bookmark}" (
+        ("name" = String, Path, description = "An app's or clone's name"),
+        ("bookmark" = String, Path, description = "The bookmark's name")
+    ) => 202 OperationView;
+    /// Who uses how many bytes
+    get disk, "/v1/disk" => 200 DiskView;
+    /// Link an app: mirror its sources and follow them
+    post link, "/v1/apps" <- LinkRequest => 202 OperationView;
+    /// Remove an app and its timeline
+    delete unlink, "/v1/apps/{app}" (("app" = String, Path, description = "The app's name")) => 202 OperationView;
+    /// Make a writable copy of an app or clone at a moment
+    post clone, "/v1/clones" <- CloneRequest => 202 OperationView;
+    /// Remove a clone
+    delete remove, "/v1/clones/{clone}" (("clone" = String, Path, description = "The clone's name")) => 202 OperationView;
+    /// Start a clone's servers
+    post start, "/v1/clones/{clone}/start" (("clone" = String, Path, description = "The clone's name")) => 202 OperationView;
+    /// Stop a clone's servers
+    post stop, "/v1/clones/{clone}/stop" (("clone" = String, Path, description = "The clone's name")) => 202 OperationView;
+    /// Give a clone the data of a moment of its parent; `latest` when none is given
+    post refresh, "/v1/clones/{clone}/refresh" (("clone" = String, Path, description = "The clone's name")) <- RefreshRequest => 202 OperationView;
+    /// Set a clone back to a moment of its own timeline; the moment is required
+    post rewind, "/v1/clones/{clone}/rewind" (("clone" = String, Path, description = "The clone's name")) <- RefreshRequest => 202 OperationView;
+    /// Take back the last refresh or rewind
+    post undo, "/v1/clones/{clone}/undo" (("clone" = String, Path, description = "The clone's name")) => 202 OperationView;
+    /// Change until when a clone is kept
+    post lease, "/v1/clones/{clone}/lease" (("clone" = String, Path, description = "The clone's name")) <- LeaseRequest => 202 OperationView;
+    /// All operations, newest first
+    get operations, "/v1/operations" => 200 Vec<OperationView>;
+    /// One operation
+    get operation, "/v1/operations/{id}" (
+        ("id" = String, Path, description = "The operation's id"),
+        ("wait_ms" = Option<u64>, Query, description = "Wait at most so long for its end, 30000 at most")
+    ) => 200 OperationView;
+    /// What happened
+    get events, "/v1/events" (
+        ("since" = Option<u64>, Query, description = "Only events with a sequence above this"),
+        ("wait_ms" = Option<u64>, Query, description = "Wait at most so long for one, 30000 at most")
+    ) => 200 Vec<EventView>;
+}
+
+struct Token;
+
+impl utoipa::Modify for Token {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("token", scheme);
+        document.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
+    }
+}
+
+/// The OpenAPI document, as JSON.
+pub fn openapi_json() -> String {
+    let mut text = Document::openapi().to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_in_docs_is_this_one() -> std::io::Result<()> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, openapi_json())?;
+        }
+        let committed = std::fs::read_to_string(path)?;
+        assert!(committed == openapi_json(), "docs/openapi.json is out of date: run this test with UPDATE=1");
+        Ok(())
+    }
+
+    #[test]
+    fn every_path_of_the_contract_is_described() {
+        use crate::paths::*;
+        let document = Document::openapi();
+        let known = [
+            ROOT,
+            INIT,
+            DOCTOR,
+            LIST,
+            NAME,
+            TIMELINE,
+            LOGS,
+            SNAPSHOTS,
+            BOOKMARKS,
+            BOOKMARK,
+            DISK,
+            APPS,
+            APP,
+            CLONES,
+            CLONE,
+            CLONE_START,
+            CLONE_STOP,
+            CLONE_REFRESH,
+            CLONE_REWIND,
+            CLONE_UNDO,
+            CLONE_LEASE,
+            OPERATIONS,
+            OPERATION,
+            EVENTS,
+        ];
+        let described: std::collections::BTreeSet<&str> = document.paths.paths.keys().map(String::as_str).collect();
+        assert_eq!(described, known.into_iter().collect());
+        assert!(openapi_json().contains("\"openapi\": \"3.1"));
+    }
+}
