@@ -1,0 +1,205 @@
+//! The life of the daemon, from the lock to the last operation.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use pando_api::socket_path;
+use pando_host::FailPoints;
+use pando_host::secret::Secret;
+use pando_model::{ErrorKind, Problem};
+use pando_operations::Pando;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tracing_subscriber::EnvFilter;
+
+use crate::guard::{guarded, limited};
+use crate::home::HomeLock;
+use crate::listen::{accept, bind_tcp};
+use crate::routes::router;
+
+/// Where the daemon listens unless told otherwise.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7117);
+
+/// How a daemon is to be run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What it serves.
+    pub home: PathBuf,
+    /// Its TCP address; a loopback one.
+    pub listen: SocketAddr,
+    /// Permission bits of its socket.
+    pub socket_mode: u32,
+    /// What is logged, as `tracing` filters (`info`, `pando_operations=debug`).
+    pub log: Option<String>,
+    /// Fail points to arm, for tests.
+    pub fail_points: Option<String>,
+}
+
+impl Options {
+    /// The usual ones for a home.
+    pub fn of_home(home: impl Into<PathBuf>) -> Self {
+        Self { home: home.into(), listen: DEFAULT_LISTEN, socket_mode: 0o600, log: None, fail_points: None }
+    }
+}
+
+/// Runs the daemon until SIGTERM or SIGINT. A second signal ends it at once: the next daemon recovers.
+///
+/// # Errors
+/// When the home is taken or cannot be opened, an address is taken, or the mirrors' thread died.
+pub fn serve(options: &Options) -> Result<(), Problem> {
+    log_to_stderr(options.log.as_deref())?;
+    let fail = fail_points(options.fail_points.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::from_error(ErrorKind::Failed, &error))?;
+    let outcome = runtime.block_on(live(options, fail));
+    // A long poll may still sit in a thread; nobody waits for its answer any more.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Fail points from a text such as `clone.volume.after=kill`; none from none.
+///
+/// # Errors
+/// Usage, when a part cannot be read.
+pub(crate) fn fail_points(text: Option<&str>) -> Result<FailPoints, Problem> {
+    let fail = FailPoints::default();
+    match text.filter(|text| !text.is_empty()).map(|text| fail.arm_from(text)) {
+        Some(Err(entry)) => Err(Problem::new(ErrorKind::Usage, format!("{entry:?} is not a fail point"))),
+        _ => Ok(fail),
+    }
+}
+
+fn log_to_stderr(filter: Option<&str>) -> Result<(), Problem> {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    let filter = EnvFilter::try_new(filter.unwrap_or("info"))
+        .map_err(|error| Problem::from_error(ErrorKind::Usage, &error).hint("PANDO_LOG takes info, debug or a list"))?;
+    ONCE.get_or_init(|| {
+        // Fails only where a program that embeds the daemon has set its own.
+        let _ = tracing_subscriber::fmt()
+            .with_writer(io::stderr)
+            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+            .with_env_filter(filter)
+            .try_init();
+    });
+    Ok(())
+}
+
+async fn live(options: &Options, fail: FailPoints) -> Result<(), Problem> {
+    let mut signals = Signals::new()?;
+    let lock = HomeLock::take(&options.home)?;
+    let tcp = bind_tcp(options.listen).await?;
+    let unix = lock.bind(&options.home, options.socket_mode)?;
+    let outcome = open_and_run(options, fail, tcp, unix, &mut signals).await;
+    if let Err(error) = std::fs::remove_file(socket_path(&options.home)) {
+        tracing::debug!(%error, "the socket was not removed");
+    }
+    outcome
+}
+
+async fn open_and_run(
+    options: &Options,
+    fail: FailPoints,
+    tcp: TcpListener,
+    unix: UnixListener,
+    signals: &mut Signals,
+) -> Result<(), Problem> {
+    let home = options.home.clone();
+    let (pando, token) = off_thread(move || {
+        let pando = Pando::open(&home, fail)?;
+        let token = Secret::new(pando.token()?);
+        Ok((pando, token))
+    })
+    .await?;
+    announce(&options.home, &tcp);
+    let calls = limited(router(pando.clone(), options.home.display().to_string()));
+    let (told, stop) = watch::channel(false);
+    let loops = [
+        tokio::spawn(accept(unix, calls.clone(), stop.clone())),
+        tokio::spawn(accept(tcp, guarded(calls, token), stop)),
+    ];
+    let died = keep_running(pando.clone())?;
+    let outcome = tokio::select! {
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping: running operations are finished, units go on");
+            Ok(())
+        }
+        _ = died => Err(Problem::new(ErrorKind::Failed, "the thread that follows the mirrors ended")
+            .hint("the log above says why; start the daemon again")),
+    };
+    let _ = told.send(true);
+    tokio::select! {
+        ended = off_thread(move || { pando.stop(); Ok(()) }) => ended?,
+        _ = signals.next() => return Err(Problem::new(ErrorKind::Failed, "stopped at once by a second signal")
+            .hint("unfinished operations are recovered when the daemon starts again")),
+    }
+    for ended in loops {
+        let _ = ended.await;
+    }
+    outcome
+}
+
+fn announce(home: &Path, tcp: &TcpListener) {
+    let tcp = tcp.local_addr().map(|address| format!("http://{address}")).unwrap_or_default();
+    let socket = socket_path(home);
+    tracing::info!(home = %home.display(), socket = %socket.display(), tcp, version = env!("CARGO_PKG_VERSION"), "pando serves");
+}
+
+/// Runs the facade's own loop in a thread; what comes back answers when that loop has ended.
+fn keep_running(pando: Pando) -> Result<oneshot::Receiver<()>, Problem> {
+    let (alive, died) = oneshot::channel::<()>();
+    std::thread::Builder::new()
+        .name("pando-run".to_owned())
+        .spawn(move || {
+            let _alive = alive;
+            pando.run();
+        })
+        .map_err(|error| Problem::from_error(ErrorKind::Failed, &error))?;
+    Ok(died)
+}
+
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    crate::answer::blocking(work).await.map_err(|failure| failure.problem)
+}
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Problem> {
+        let listen = |kind| signal(kind).map_err(|error| Problem::from_error(ErrorKind::Failed, &error));
+        Ok(Self { term: listen(SignalKind::terminate())?, int: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fail_points_are_read_or_refused() {
+        assert!(fail_points(None).is_ok());
+        assert!(fail_points(Some("a.b.before=error")).is_ok_and(|fail| fail.pass("a.b.before").is_err()));
+        assert!(fail_points(Some("nonsense")).is_err_and(|problem| problem.kind == ErrorKind::Usage));
+    }
+
+    #[test]
+    fn a_log_filter_that_cannot_be_read_is_wrong_usage() {
+        assert!(log_to_stderr(Some("pando=nonsense")).is_err_and(|problem| problem.kind == ErrorKind::Usage));
+    }
+}
