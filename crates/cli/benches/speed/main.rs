@@ -1,0 +1,59 @@
+//! `make bench`: how long clones take and what Pando costs production, each beside its bare floor or a peer
+//! in the same run. Prints one table in Markdown; with `--write` it is put into docs/bench.md.
+//!
+//! `--quick` measures at 100 MB only, in a few minutes; `--only latest seconds load peers` some parts of it; the default takes half an hour. Needs root (a btrfs
+//! pool in an image), PostgreSQL with pgbench, and pgBackRest for its row.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a measuring program: it may panic, print, wait, and start programs as a user would"
+)]
+
+mod bare;
+mod latest;
+mod load;
+mod peers;
+mod rig;
+mod seconds;
+
+use rig::Table;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let has = |word: &str| arguments.iter().any(|argument| argument == word);
+    if !has("--bench") && !has("--quick") {
+        // `cargo test` builds and runs benches too: nothing is measured there.
+        return;
+    }
+    let quick = has("--quick");
+    let mut table = Table::new(quick);
+    let main_scale = if quick { 7 } else { 100 };
+    let wanted = |part: &str| !has("--only") || has(part);
+    if wanted("latest") {
+        latest::measure(&mut table, 7, 15);
+        if !quick {
+            latest::measure(&mut table, 100, 15);
+            latest::measure(&mut table, 670, 10);
+        }
+    }
+    if wanted("seconds") {
+        seconds::measure(&mut table, main_scale, if quick { 10 } else { 50 });
+    }
+    if wanted("load") {
+        load::measure(&mut table, main_scale, if quick { 10 } else { 30 });
+    }
+    if wanted("peers") {
+        peers::measure(&mut table, main_scale);
+    }
+    let text = table.text();
+    println!("{text}");
+    if has("--write") {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/bench.md");
+        std::fs::write(path, text).expect("writing docs/bench.md");
+    }
+}

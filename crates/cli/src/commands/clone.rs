@@ -1,0 +1,152 @@
+//! The life of a clone: `clone`, `start`, `stop`, `rm`, `lease`.
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use pando_api::ClientError;
+use pando_model::{CloneRequest, LeaseRequest, Name, OperationView, Profile};
+
+use super::then_show;
+use crate::args::Detach;
+use crate::context::Context;
+use crate::errors::{Done, Error};
+use crate::{human, output, settings};
+
+/// Arguments of `clone`.
+#[derive(Debug, Args)]
+pub struct CloneArgs {
+    /// An app's or clone's name, and the moment: shop@latest, shop@-2h, shop@10:15, shop@2026-11-21T10:15
+    /// (local time), shop@BOOKMARK [default: latest]
+    #[arg(value_name = "NAME[@MOMENT]")]
+    target: String,
+    /// The new clone's name
+    clone: Name,
+    /// What its data is worth: disposable is fast and may lose its last writes when the machine dies
+    /// [default: disposable]
+    #[arg(long, value_parser = profiles(), hide_default_value = true)]
+    profile: Option<Profile>,
+    /// Keep a log, so that the clone can be rewound to any second
+    #[arg(long)]
+    record: bool,
+    /// Remove it after so long, such as 8h [default: never]
+    #[arg(long = "for", value_name = "SPAN", value_parser = settings::seconds)]
+    keep: Option<i64>,
+    /// A server setting of this clone
+    #[arg(long, value_name = "NAME=VALUE", value_parser = settings::setting)]
+    set: Vec<(String, String)>,
+    #[command(flatten)]
+    detach: Detach,
+}
+
+fn profiles() -> impl TypedValueParser<Value = Profile> {
+    let words = [Profile::Disposable.as_str(), Profile::Durable.as_str()];
+    PossibleValuesParser::new(words).map(|word| Profile::from_word(&word).unwrap_or(Profile::Disposable))
+}
+
+/// A clone alone.
+#[derive(Debug, Args)]
+pub struct OneArgs {
+    /// The clone's name
+    pub(super) clone: Name,
+    #[command(flatten)]
+    pub(super) detach: Detach,
+}
+
+/// Arguments of `rm`.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// The clones' names
+    #[arg(value_name = "CLONE", required = true)]
+    clones: Vec<Name>,
+    #[command(flatten)]
+    detach: Detach,
+}
+
+/// Arguments of `lease`.
+#[derive(Debug, Args)]
+#[group(id = "until", required = true, multiple = false, args = ["keep", "forever"])]
+pub struct LeaseArgs {
+    /// The clone's name
+    clone: Name,
+    /// For so long from now, such as 8h
+    #[arg(long = "for", value_name = "SPAN", value_parser = settings::seconds)]
+    keep: Option<i64>,
+    /// Until it is removed
+    #[arg(long)]
+    forever: bool,
+    #[command(flatten)]
+    detach: Detach,
+}
+
+/// Makes a clone. Answers when a query was answered.
+pub async fn clone(context: &Context, args: CloneArgs) -> Done {
+    let target = context.target(&args.target)?;
+    let body = CloneRequest {
+        from: target.name,
+        moment: target.moment,
+        clone: args.clone,
+        profile: args.profile,
+        record: args.record,
+        lease_seconds: args.keep,
+        set: args.set.into_iter().collect(),
+    };
+    let begun = context.client.clone_app(&body).await;
+    then_show(context, begun, args.detach, |reader, clone| reader.ready(clone)).await?;
+    if !context.json && !args.detach.detach && output::is_watched() {
+        output::note(&format!("pando connect {0} opens it, pando env {0} prints its addresses", body.clone));
+    }
+    Ok(())
+}
+
+/// Starts a clone's servers.
+pub async fn start(context: &Context, args: &OneArgs) -> Done {
+    let begun = context.client.start(&args.clone).await;
+    then_show(context, begun, args.detach, |_, clone| format!("{} is {}\n", clone.name, clone.state)).await
+}
+
+/// Stops a clone's servers.
+pub async fn stop(context: &Context, args: &OneArgs) -> Done {
+    let begun = context.client.stop(&args.clone).await;
+    then_show(context, begun, args.detach, |_, clone| format!("{} is {}\n", clone.name, clone.state)).await
+}
+
+/// Removes clones: one that cannot be removed does not keep the others.
+pub async fn rm(context: &Context, args: &RmArgs) -> Done {
+    let mut outcomes: Vec<Done<OperationView>> = Vec::new();
+    for clone in &args.clones {
+        match context.client.remove(clone).await {
+            // That would be said once per clone.
+            Err(error @ ClientError::Unreachable { .. }) => return Err(error.into()),
+            outcome => outcomes.push(outcome.map_err(Error::from)),
+        }
+    }
+    let mut first = None;
+    let mut gone = Vec::new();
+    for (clone, begun) in args.clones.iter().zip(outcomes) {
+        let ended = match begun {
+            Ok(begun) if args.detach.detach => Ok(begun),
+            Ok(begun) => context.finish(begun.clone(), args.detach).await.map(|ended| ended.unwrap_or(begun)),
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(ended) if context.json => gone.push(ended),
+            Ok(ended) if args.detach.detach => output::line(ended.id.as_str())?,
+            Ok(_) => output::line(&format!("{clone} is removed"))?,
+            Err(error) => {
+                error.tell(context.json);
+                first = first.or(Some(error.code()));
+            }
+        }
+    }
+    if context.json {
+        output::json(&gone)?;
+    }
+    first.map_or(Ok(()), |code| Err(Error::Quiet(code)))
+}
+
+/// Changes until when a clone is kept.
+pub async fn lease(context: &Context, args: &LeaseArgs) -> Done {
+    let begun = context.client.lease(&args.clone, &LeaseRequest { seconds: args.keep }).await;
+    let now = context.now();
+    let people = |clone: &pando_model::CloneView| format!("{}: {}\n", clone.name, human::lease(clone.lease_until, now));
+    then_show(context, begun, args.detach, |_, clone| people(clone)).await
+}

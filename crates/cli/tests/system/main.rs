@@ -1,0 +1,27 @@
+//! The whole system: the built binary as a daemon, real PostgreSQL servers as production. One program, so
+//! that it is linked once; a module per promise. Every test has a home, a pool, a production and a daemon of
+//! its own, and ends by asking whether anything was left behind (see `stand`).
+//!
+//! Names begin with the trap that the test is about, where there is one.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "tests of processes, in real time"
+)]
+
+mod any_second;
+mod at_once;
+mod crashes;
+mod life;
+mod outages;
+mod proxy;
+mod refusals;
+mod sanitised;
+mod stand;
+mod unprivileged;

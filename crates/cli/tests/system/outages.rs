@@ -1,0 +1,175 @@
+//! Production restarts, crashes, fails over, is cut off, or has dropped what the mirror needed.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use pando_testkit::{Production, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::any_second::{Oracle, ROWS, row, table};
+use crate::proxy::Proxy;
+use crate::stand::{Stand, bounded, with};
+
+/// Commits some rows, and answers a moment in the middle of them.
+fn some(oracle: &mut Oracle, production: &Production) -> Timestamp {
+    let mut client = production.client("postgres");
+    let mut middle = Timestamp::now();
+    for number in 0..16 {
+        oracle.commit(&mut client, row);
+        sleep(Duration::from_millis(60));
+        if number == 8 {
+            middle = Timestamp::now();
+            sleep(Duration::from_millis(60));
+        }
+    }
+    middle
+}
+
+/// Waits until a clone of this very moment holds all rows.
+fn caught_up(stand: &Stand, oracle: &Oracle, name: &str) {
+    let up = || stand.daemon.pando(&["clone", "shop@now", name]).status.success();
+    assert!(wait_until(Duration::from_secs(60), up), "{}\n{}", stand.events(), stand.daemon.log());
+    oracle.check(Timestamp::now(), &stand.show(name).sql(ROWS));
+    stand.json(&["rm", name]);
+    stand.wait_state("following", 30);
+}
+
+#[test]
+fn t06_t13_a_restart_a_crash_a_cut_line_and_a_failover_both_timelines_are_right() {
+    let Some(mut stand) = Stand::of(bounded()) else { return };
+    table(&stand.production);
+    let proxy = Proxy::new(stand.production.port());
+    stand.json(&["link", "shop", &proxy.url(), "--snapshot-every", "3s"]);
+    let mut oracle = Oracle::default();
+    let mut moments = vec![some(&mut oracle, &stand.production)];
+
+    stand.production.restart();
+    moments.push(some(&mut oracle, &stand.production));
+    stand.production.kill();
+    stand.production.resume();
+    moments.push(some(&mut oracle, &stand.production));
+    caught_up(&stand, &oracle, "after-crash");
+
+    // Cut off under load; production is told nothing, and goes on.
+    proxy.cut();
+    for _ in 0..8 {
+        moments.push(some(&mut oracle, &stand.production));
+    }
+    stand.wait_state("disconnected", 30);
+    let said = stand.fails(1, &["clone", "shop@now", "blind"]);
+    assert!(said.contains("production's present state cannot be reached"), "{said}");
+    stand.copy("shop", "meanwhile");
+    stand.json(&["rm", "meanwhile"]);
+    proxy.lead_to(stand.production.port());
+    caught_up(&stand, &oracle, "after-cut");
+
+    // A failover: the address moves to a promoted standby.
+    let second = stand.production.standby(bounded());
+    moments.push(some(&mut oracle, &stand.production));
+    let end = stand.production.psql("SELECT pg_current_wal_flush_lsn()");
+    let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+    assert!(wait_until(Duration::from_secs(20), || second.psql(&replayed) == "t"));
+    stand.production.stop();
+    second.promote();
+    proxy.lead_to(second.port());
+    moments.push(some(&mut oracle, &second));
+    caught_up(&stand, &oracle, "after-failover");
+    moments.push(some(&mut oracle, &second));
+    caught_up(&stand, &oracle, "later");
+
+    let copy = stand.copy("shop", "past");
+    for moment in [0, 1, 2, 5, 8, 11, 12, 13].map(|index| moments[index]) {
+        stand.json(&["refresh", &format!("past@{moment}")]);
+        oracle.check(moment, &copy.sql(ROWS));
+    }
+    let ranges = stand.json(&["timeline", "shop"])["ranges"].clone();
+    assert_eq!(ranges.as_array().unwrap().len(), 1, "nothing was lost, so there is no gap: {ranges}");
+    stand.json(&["rm", "past"]);
+    stand.json(&["unlink", "shop"]);
+    let slots = second.psql("SELECT slot_name FROM pg_replication_slots");
+    assert_eq!(slots, "");
+    stand.end(&[]);
+}
+
+#[test]
+fn t11_production_raises_max_connections_and_the_mirror_follows() {
+    let Some(mut stand) = Stand::new() else { return };
+    table(&stand.production);
+    stand.link(&["--snapshot-every", "3s"]);
+    let mut oracle = Oracle::default();
+    let before = some(&mut oracle, &stand.production);
+    stand.production.psql("ALTER SYSTEM SET max_connections = 250");
+    stand.production.psql("ALTER SYSTEM SET max_worker_processes = 20");
+    stand.production.restart();
+    let after = some(&mut oracle, &stand.production);
+    caught_up(&stand, &oracle, "raised");
+    for (moment, name) in [(before, "before"), (after, "after")] {
+        oracle.check(moment, &stand.copy(&format!("shop@{moment}"), name).sql(ROWS));
+    }
+    stand.end(&[]);
+}
+
+/// Kills the daemon and everything it runs.
+fn blackout(stand: &mut Stand) {
+    stand.daemon.kill9();
+    let gone = || {
+        let left = stand.daemon.processes();
+        for pid in left.iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        left.is_empty()
+    };
+    assert!(wait_until(Duration::from_secs(10), gone));
+}
+
+#[test]
+fn t12_t13_a_lost_slot_makes_a_gap_that_is_shown_and_never_offered() {
+    let mut options = with(&["max_slot_wal_keep_size = '2MB'", "max_wal_size = '4MB'", "min_wal_size = '2MB'"]);
+    options.initdb = vec!["--wal-segsize=1".into()];
+    let Some(mut stand) = Stand::of(options) else { return };
+    table(&stand.production);
+    stand.link(&["--snapshot-every", "2s"]);
+    let mut oracle = Oracle::default();
+    let before = some(&mut oracle, &stand.production);
+    caught_up(&stand, &oracle, "before-gap");
+
+    blackout(&mut stand);
+    let lost = || {
+        stand
+            .production
+            .psql("CREATE TABLE IF NOT EXISTS big AS SELECT repeat('x', 800) FROM generate_series(1, 20000)");
+        stand.production.psql("DROP TABLE big");
+        stand.production.psql("CHECKPOINT");
+        stand.production.psql("SELECT wal_status FROM pg_replication_slots") == "lost"
+    };
+    assert!(wait_until(Duration::from_secs(60), lost), "{}", stand.production.log());
+    let within = some(&mut oracle, &stand.production);
+    stand.production.psql("SELECT pg_switch_wal()");
+    sleep(Duration::from_secs(1));
+    stand.daemon.resume();
+    let ranges = || stand.json(&["timeline", "shop"])["ranges"].as_array().unwrap().clone();
+    assert!(wait_until(Duration::from_secs(60), || ranges().len() == 2), "{:?}\n{}", ranges(), stand.daemon.log());
+    let after = some(&mut oracle, &stand.production);
+    caught_up(&stand, &oracle, "after-gap");
+
+    let ranges = ranges();
+    let at = |range: usize, side: &str| ranges[range][side].as_str().unwrap().parse::<Timestamp>().unwrap();
+    assert!(at(0, "from") < before && before < at(0, "to") && at(0, "to") < within, "{ranges:?}");
+    assert!(within < at(1, "from") && at(1, "from") < after, "{ranges:?}");
+    for (moment, name) in [(before, "old"), (after, "new")] {
+        oracle.check(moment, &stand.copy(&format!("shop@{moment}"), name).sql(ROWS));
+    }
+    // Refused, with a neighbour on either side; both work.
+    let refused = stand.fails(4, &["clone", &format!("shop@{within}"), "never"]);
+    let named = refused.split_once("can be served are ").unwrap().1.lines().next().unwrap();
+    let (left, right) = named.split_once(" and ").unwrap();
+    for (moment, name) in [(left, "left"), (right, "right")] {
+        let copy = stand.copy(&format!("shop@{moment}"), name);
+        oracle.check(moment.parse().unwrap(), &copy.sql(ROWS));
+    }
+    let close = at(1, "from") - SignedDuration::from_millis(1);
+    stand.fails(4, &["clone", &format!("shop@{close}"), "never"]);
+    assert!(stand.events().contains("mirror-rebased"));
+    stand.end(&[]);
+}

@@ -1,0 +1,71 @@
+//! Production's address: a TCP proxy whose line can be cut, and which can be led to another server.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Listens on loopback; forwards to wherever it is told.
+pub struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Zero: the line is cut.
+    target: AtomicU16,
+    lines: Mutex<Vec<TcpStream>>,
+}
+
+impl Proxy {
+    /// One that leads to a port. Its thread goes on until the test's process ends.
+    pub fn new(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let made = Self { port: listener.local_addr().unwrap().port(), shared: Arc::default() };
+        made.lead_to(target);
+        let shared = Arc::clone(&made.shared);
+        std::thread::spawn(move || {
+            for guest in listener.incoming().flatten() {
+                let target = shared.target.load(Ordering::SeqCst);
+                // Cut: whoever comes is dropped at once.
+                let Ok(host) = TcpStream::connect(("127.0.0.1", target)) else { continue };
+                for (from, to) in [(&guest, &host), (&host, &guest)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    std::thread::spawn(move || pump(from, to));
+                }
+                shared.lines.lock().unwrap().extend([guest, host]);
+            }
+        });
+        made
+    }
+
+    /// Leads to another port, and cuts what is connected.
+    pub fn lead_to(&self, target: u16) {
+        self.shared.target.store(target, Ordering::SeqCst);
+        for line in self.shared.lines.lock().unwrap().drain(..) {
+            let _ = line.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Cuts the line.
+    pub fn cut(&self) {
+        self.lead_to(0);
+    }
+
+    /// The address of a production behind it.
+    pub fn url(&self) -> String {
+        format!("db=postgres://boss:prod-secret@127.0.0.1:{}/postgres", self.port)
+    }
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}

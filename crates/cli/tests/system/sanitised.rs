@@ -1,0 +1,228 @@
+//! A clone is cut off production, and secrets stay where they belong.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use pando_testkit::{Production, ProductionOptions};
+
+use crate::stand::{Copy, PANDO, Raised, Stand, bounded, sql_at, with};
+
+const APP_PASSWORD: &str = "app-secret-1";
+const PROD_PASSWORD: &str = "prod-secret";
+const QUIET: &str = "never-an-argument";
+
+/// Everything that may reach out from a copy: an archive, a subscription, slots, another server's address, a
+/// foreign server, and users with passwords.
+fn dangerous(production: &Production, archive: &Path) {
+    fs::set_permissions(archive, fs::Permissions::from_mode(0o777)).unwrap();
+    let port = production.port();
+    let conninfo = format!("host=127.0.0.1 port={port} user=boss password={PROD_PASSWORD}");
+    production.psql("CREATE DATABASE other");
+    production.psql_in("other", "CREATE TABLE news (n int PRIMARY KEY)");
+    production.psql_in("other", "CREATE PUBLICATION news FOR TABLE news");
+    production.psql_in("other", "SELECT pg_create_logical_replication_slot('news', 'pgoutput')");
+    for statement in [
+        "CREATE TABLE news (n int PRIMARY KEY)",
+        "SELECT pg_create_physical_replication_slot('standby_1', true)",
+        &format!("CREATE ROLE app LOGIN PASSWORD '{APP_PASSWORD}'"),
+        &format!(
+            "CREATE SUBSCRIPTION news CONNECTION '{conninfo} dbname=other' PUBLICATION news WITH (create_slot = false)"
+        ),
+        "CREATE FOREIGN DATA WRAPPER elsewhere",
+        "CREATE SERVER elsewhere FOREIGN DATA WRAPPER elsewhere OPTIONS (host 'production')",
+        &format!("CREATE USER MAPPING FOR PUBLIC SERVER elsewhere OPTIONS (user 'boss', password '{PROD_PASSWORD}')"),
+        &format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'"),
+        &format!("ALTER SYSTEM SET archive_command = 'cp %p {}/%f'", archive.display()),
+        "SELECT pg_reload_conf()",
+    ] {
+        production.psql(statement);
+    }
+}
+
+/// Connections over TCP that production has seen since it was started.
+fn arrivals(production: &Production) -> usize {
+    production.log().lines().filter(|line| line.contains("connection received: host=127.0.0.1")).count()
+}
+
+/// Who is connected to production, but for the test itself.
+fn guests(production: &Production) -> String {
+    production.psql(
+        "SELECT pid, usename, application_name, backend_type FROM pg_stat_activity \
+         WHERE client_addr IS NOT NULL ORDER BY pid",
+    )
+}
+
+/// The addresses that listen on a port, in the kernel's hexadecimal.
+fn listeners(port: u16) -> Vec<String> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let suffix = format!(":{port:04X}");
+    let listening = |line: &&str| line.split_whitespace().nth(3) == Some("0A");
+    let local = |line: &str| line.split_whitespace().nth(1).map(str::to_owned);
+    let lines = tables.iter().flat_map(|table| table.lines());
+    lines.filter(listening).filter_map(local).filter(|address| address.ends_with(&suffix)).collect()
+}
+
+fn is_cut_off(copy: &Copy) {
+    let data = copy.path("db");
+    for file in ["standby.signal", "recovery.signal", "backup_label", "postgresql.auto.conf"] {
+        let text = fs::read_to_string(data.join(file)).unwrap_or_default();
+        assert!(!data.join(file).exists() || !text.contains("conninfo"), "{file}: {text}");
+    }
+    for file in ["postgresql.conf", "pg_hba.conf"] {
+        assert!(!fs::read_to_string(data.join(file)).unwrap().contains(PROD_PASSWORD), "{file}");
+    }
+    let is = |sql: &str, wanted: &str| assert_eq!(copy.sql(sql), wanted, "{sql}");
+    is("SELECT subenabled, subconninfo, coalesce(subslotname, '-') FROM pg_subscription", "f||-");
+    is("SELECT count(*) FROM pg_replication_slots", "0");
+    is("SHOW archive_mode", "off");
+    is("SHOW primary_conninfo", "");
+    is("SHOW max_logical_replication_workers", "0");
+    is("SELECT pg_is_in_recovery()", "f");
+    is("SELECT coalesce(umoptions::text, '-') FROM pg_user_mappings", "-");
+    is("SELECT string_agg(rolname, ',') FROM pg_authid WHERE rolpassword IS NOT NULL", "pando");
+    is("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'logical%'", "0");
+    // Neither production's passwords nor another clone's door.
+    let port = copy.port();
+    for who in [
+        format!("boss:{PROD_PASSWORD}"),
+        format!("app:{APP_PASSWORD}"),
+        format!("pando:{PROD_PASSWORD}"),
+        "boss".into(),
+    ] {
+        assert!(sql_at(&format!("postgres://{who}@127.0.0.1:{port}/postgres"), "SELECT 1").is_err(), "{who} gets in");
+    }
+    assert_eq!(listeners(port), [format!("0100007F:{port:04X}")]);
+}
+
+#[test]
+fn t07_t10_t16_t17_a_clone_is_cut_off_production_and_never_speaks_to_it() {
+    let archive = tempfile::TempDir::new().unwrap();
+    let conf = ["wal_level = logical", "archive_mode = on", "archive_command = 'true'", "log_connections = on"];
+    let Some(stand) = Stand::of(with(&conf)) else { return };
+    dangerous(&stand.production, archive.path());
+    stand.link(&["--snapshot-every", "3s"]);
+    stand.production.psql("INSERT INTO news VALUES (1)");
+
+    // A prepared one, and one that is rolled forward; both live for a while under production's eyes.
+    let rolled = stand.copy("shop@now", "rolled");
+    let (before, who) = (arrivals(&stand.production), guests(&stand.production));
+    let prepared = stand.copy("shop@latest", "prepared");
+    for copy in [&prepared, &rolled] {
+        is_cut_off(copy);
+        copy.sql("CREATE TABLE mine AS SELECT generate_series(1, 20000) AS n");
+        copy.sql("SELECT pg_switch_wal()");
+        copy.sql("CHECKPOINT");
+    }
+    sleep(Duration::from_secs(3));
+    assert_eq!(guests(&stand.production), who);
+    assert_eq!(arrivals(&stand.production), before, "{}", stand.production.log());
+
+    // One base makes many timelines 2 (T-7): none of them may reach production's archive.
+    stand.production.psql("SELECT pg_switch_wal()");
+    sleep(Duration::from_secs(1));
+    let archived = crate::stand::entries(archive.path());
+    assert!(!archived.is_empty() && archived.iter().all(|name| name.starts_with("00000001")), "{archived:?}");
+    assert_ne!(prepared.password(), rolled.password());
+    assert!(sql_at(&prepared.url().replace(&prepared.password(), &rolled.password()), "SELECT 1").is_err());
+    stand.end(&[]);
+}
+
+/// Every command line that was seen on this machine while it looked.
+fn command_lines(stop: &AtomicBool) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    while !stop.load(Ordering::Relaxed) {
+        for process in fs::read_dir("/proc").unwrap().flatten() {
+            if let Ok(line) = fs::read(process.path().join("cmdline")) {
+                seen.insert(String::from_utf8_lossy(&line).into_owned());
+            }
+        }
+        sleep(Duration::from_millis(2));
+    }
+    seen
+}
+
+fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files_below(&entry.path(), found),
+            Ok(kind) if kind.is_file() => found.push(entry.path()),
+            _ => {}
+        }
+    }
+}
+
+fn holds(path: &Path, secrets: &[String]) -> bool {
+    if fs::metadata(path).is_ok_and(|meta| meta.len() > 64 << 20) {
+        // A whole pool: whoever may read that may read everything.
+        return true;
+    }
+    let bytes = fs::read(path).unwrap_or_default();
+    secrets.iter().any(|secret| bytes.windows(secret.len()).any(|window| window == secret.as_bytes()))
+}
+
+/// Links with the address on stdin, as one does whose password must not show.
+fn link_quietly(stand: &Stand) {
+    let mut link = Command::new(PANDO);
+    link.args(["link", "shop", "-", "--snapshot-every", "3s"]).env("PANDO_HOME", stand.daemon.home());
+    let mut link = link.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    writeln!(link.stdin.take().unwrap(), "db={}", stand.production.url("postgres")).unwrap();
+    let output = link.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(output.status.success() && !said.contains(QUIET), "{said}");
+}
+
+#[test]
+fn secrets_show_in_no_log_no_argument_no_open_file_and_not_in_the_catalog() {
+    // One of its own: other tests pass theirs as an argument.
+    let Some(stand) = Stand::of(ProductionOptions { password: QUIET.into(), ..bounded() }) else { return };
+    let stop = AtomicBool::new(false);
+    let (secrets, lines, copies) = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| command_lines(&stop));
+        let _ended = Raised(&stop);
+        link_quietly(&stand);
+        let one = stand.copy("shop", "one");
+        let two = stand.copy_with("shop@now", "two", &["--record"]);
+        stand.json(&["refresh", "one"]);
+        // Somebody tries a wrong password: the server's log has it then, but never the right one.
+        assert!(sql_at(&one.url().replace(&one.password(), "guess"), "SELECT 1").is_err());
+        stop.store(true, Ordering::Relaxed);
+        let secrets = vec![QUIET.to_owned(), one.password(), two.password()];
+        (secrets, watch.join().unwrap(), [one, two])
+    });
+    let guilty: Vec<&String> = lines.iter().filter(|line| secrets.iter().any(|one| line.contains(one))).collect();
+    assert!(guilty.is_empty(), "{guilty:#?}");
+    assert!(lines.iter().any(|line| line.contains("pg_basebackup")), "the watch saw nothing");
+
+    // Only pool and log may hold what production's own files hold; nothing that others can open, any secret.
+    let home = stand.daemon.home();
+    let run = Path::new(copies[0].0["sources"]["db"]["socket_dir"].as_str().unwrap()).parent().unwrap().to_owned();
+    let mut all = Vec::new();
+    files_below(&home, &mut all);
+    let ours = |path: &&PathBuf| !["pool", "pool.img", "log"].iter().any(|one| path.starts_with(home.join(one)));
+    let kept: Vec<&PathBuf> = all.iter().filter(ours).filter(|path| holds(path, &secrets)).collect();
+    assert!(kept.is_empty(), "secrets at rest: {kept:#?}");
+    files_below(&run, &mut all);
+    let open = |path: &&PathBuf| fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o007 != 0);
+    let open: Vec<&PathBuf> = all.iter().filter(open).filter(|path| holds(path, &secrets)).collect();
+    assert!(open.is_empty(), "secrets open to all: {open:#?}");
+    let key = fs::metadata(home.join("secret.key")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(key, 0o600);
+    for secret in &secrets {
+        assert!(!stand.daemon.log().contains(secret.as_str()));
+    }
+    for args in [&["events", "--json"][..], &["ops", "--json"], &["logs", "shop", "--json"], &["logs", "one", "--json"]]
+    {
+        let said = String::from_utf8_lossy(&stand.daemon.pando(args).stdout).into_owned();
+        assert!(!said.contains(QUIET), "{args:?}: {said}");
+    }
+    assert!(!stand.json(&["show", "shop"]).to_string().contains(QUIET));
+    stand.end(&[]);
+}
