@@ -1,0 +1,112 @@
+//! The rule for a test that needs a program: in CI a missing one fails the test, elsewhere the test says
+//! that it was skipped and what would help. A test never passes in silence without having run.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Programs that tests need, with Debian's package of each.
+const PACKAGES: [(&str, &str); 16] = [
+    ("btrfs", "btrfs-progs"),
+    ("filefrag", "e2fsprogs"),
+    ("getfacl", "acl"),
+    ("getfattr", "attr"),
+    ("initdb", "postgresql"),
+    ("losetup", "mount"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("mount", "mount"),
+    ("pgbackrest", "pgbackrest"),
+    ("rsync", "rsync"),
+    ("setfacl", "acl"),
+    ("setfattr", "attr"),
+    ("ssh", "openssh-client"),
+    ("sshd", "openssh-server"),
+];
+
+/// Whether a program is there: by its name, or by the first name that is found.
+///
+/// # Panics
+/// When it is missing and the variable `CI` is set.
+#[must_use]
+pub fn require(name: &str) -> bool {
+    let found = if name == "initdb" { newest_postgres().is_some() } else { find(name).is_some() };
+    found || lack(name)
+}
+
+/// Whether this process is root. Where it is not, says that the test was skipped.
+#[must_use]
+pub fn require_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED test: needs root");
+    }
+    root
+}
+
+/// Skips a test by the same rule, for another reason than a program.
+///
+/// # Panics
+/// When the variable `CI` is set.
+pub fn skip(needs: &str) -> bool {
+    assert!(std::env::var_os("CI").is_none(), "this test needs {needs}, and in CI nothing is skipped");
+    eprintln!("SKIPPED test: needs {needs}");
+    false
+}
+
+fn lack(name: &str) -> bool {
+    let package = PACKAGES.iter().find(|(tool, _)| *tool == name).map_or(name, |(_, package)| package);
+    skip(&format!("{name} (apt-get install {package})"))
+}
+
+/// The absolute path of a program.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let usual = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    usual.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.is_file())
+}
+
+/// The program directories of all installed PostgreSQL servers, oldest first.
+pub fn all_postgres() -> Vec<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .filter(|(_, bin)| bin.join("initdb").is_file())
+        .collect();
+    found.sort();
+    found.into_iter().map(|(_, bin)| bin).collect()
+}
+
+/// The program directory of the newest installed PostgreSQL server.
+pub fn newest_postgres() -> Option<PathBuf> {
+    all_postgres().pop()
+}
+
+/// Runs a program to its end and hands back its output.
+///
+/// # Panics
+/// When it cannot be started or fails.
+pub fn run(program: impl AsRef<Path>, args: &[&str]) -> String {
+    let output = output(program.as_ref(), args);
+    assert!(
+        output.status.success(),
+        "{} {args:?} failed: {}",
+        program.as_ref().display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a program to its end, however it ends.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn output(program: &Path, args: &[&str]) -> Output {
+    let path = if program.is_absolute() {
+        program.to_owned()
+    } else {
+        find(&program.to_string_lossy()).unwrap_or_else(|| panic!("{} is not installed", program.display()))
+    };
+    Command::new(path).args(args).env("LC_ALL", "C").stdin(Stdio::null()).output().expect("starting a program")
+}
