@@ -102,8 +102,17 @@ pub struct UnitPlan {
     pub stop_by_interrupt: bool,
     /// Seconds it gets to stop.
     pub stop_grace_seconds: u64,
-    /// Exit codes that mean success besides 0, for programs that are run to their end.
-    pub ok_codes: &'static [i32],
+}
+
+/// What the end of a program that was run to its end means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It did its work.
+    Done,
+    /// Production moved under its hands: another run right away is likely to do it.
+    Again,
+    /// It failed; its log says why.
+    Failed,
 }
 
 /// The state of the mirror's following, as of one look.
@@ -257,6 +266,10 @@ pub trait Engine: Send + Sync {
     fn preflight(&self, url: &SourceUrl) -> Result<Preflight, EngineError>;
     /// Empties `seat.data`, makes it ready, and says what makes the first copy.
     fn ingest(&self, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError>;
+    /// What the exit of an `ingest` or `sync` unit means; `log` is the end of what it printed.
+    fn verdict(&self, code: i32, _log: &str) -> Verdict {
+        if code == 0 { Verdict::Done } else { Verdict::Failed }
+    }
     /// Bytes done and bytes in all, read from the log of the running `ingest` or `sync` unit.
     fn progress(&self, log: &str) -> Option<(u64, Option<u64>)>;
     /// After `ingest`: turns the copy into a mirror, and begins a new epoch of the log.

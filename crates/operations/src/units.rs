@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pando_engine::{Credentials, Readiness, UnitPlan};
+use pando_engine::{Credentials, Readiness, UnitPlan, Verdict};
 use pando_host::secret::Secret;
 use pando_model::{EngineKind, Name, UnitId};
 use pando_runtime::{Outcome, StopSignal, UnitSpec, UnitState};
@@ -48,33 +48,40 @@ pub fn spec(held: &Held, plan: UnitPlan) -> Done<UnitSpec> {
     })
 }
 
+/// How often a program whose engine asks for another run gets one.
+const RUNS: u32 = 5;
+
 /// Runs a one-shot program of a source to its end, showing its progress.
 pub fn run_to_end(run: &Run, held: &Held, what: &str, plan: UnitPlan) -> Done<()> {
     let role = plan.role;
-    let ok_codes = plan.ok_codes;
     let program = plan.program.clone();
     let spec = spec(held, plan)?;
     let world = &run.world;
-    // A crash of the daemon may have left the former try running.
-    world.runtime.ensure_gone(&spec.id)?;
-    world.runtime.forget(&spec.id)?;
-    let mut ticks = 0_u32;
-    let outcome = world.runtime.run_once(&spec, &mut || {
-        ticks += 1;
-        if ticks.is_multiple_of(3)
-            && let Ok(log) = world.runtime.log_tail(&spec.id, 5)
-            && let Some((done, total)) = held.engine.progress(&log)
-        {
-            run.progress(what, done, total);
+    let mut runs = 0;
+    let (code, log) = loop {
+        // A crash of the daemon may have left the former try running.
+        world.runtime.ensure_gone(&spec.id)?;
+        world.runtime.forget(&spec.id)?;
+        let mut ticks = 0_u32;
+        let Outcome { code, log } = world.runtime.run_once(&spec, &mut || {
+            ticks += 1;
+            if ticks.is_multiple_of(3)
+                && let Ok(log) = world.runtime.log_tail(&spec.id, 5)
+                && let Some((done, total)) = held.engine.progress(&log)
+            {
+                run.progress(what, done, total);
+            }
+            !world.is_stopping()
+        })?;
+        // Its record holds its environment, and in that production's password: it does not stay.
+        world.runtime.forget(&spec.id)?;
+        runs += 1;
+        match code.map(|code| held.engine.verdict(code, &log)) {
+            Some(Verdict::Done) => return Ok(()),
+            Some(Verdict::Again) if runs < RUNS => {}
+            _ => break (code, log),
         }
-        !world.is_stopping()
-    })?;
-    // Its record holds its environment, and in that production's password: it does not stay.
-    world.runtime.forget(&spec.id)?;
-    let Outcome { code, log } = outcome;
-    if code.is_some_and(|code| code == 0 || ok_codes.contains(&code)) {
-        return Ok(());
-    }
+    };
     let mut problem = failed(format!("{what} failed"));
     let program = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let end: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();

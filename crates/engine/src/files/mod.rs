@@ -25,7 +25,7 @@ use pando_model::{DoctorItem, EngineKind, Lsn, SettingChange, SourceUrl};
 
 use crate::{
     Credentials, Engine, EngineError, Finding, Link, Mark, Point, Preflight, Pulse, Readiness, Seat, Source, Stage,
-    Stretch, UnitPlan, Want,
+    Stretch, UnitPlan, Verdict, Want,
 };
 use place::Place;
 pub use rsync::first_error;
@@ -83,7 +83,6 @@ impl FilesEngine {
             account: None,
             stop_by_interrupt: false,
             stop_grace_seconds: 10,
-            ok_codes: &rsync::OK_CODES,
         })
     }
 
@@ -172,6 +171,10 @@ impl Engine for FilesEngine {
     // whatever does not belong to production.
     fn ingest(&self, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {
         self.plan("ingest", seat, source)
+    }
+
+    fn verdict(&self, code: i32, log: &str) -> Verdict {
+        rsync::verdict(code, log)
     }
 
     fn progress(&self, log: &str) -> Option<(u64, Option<u64>)> {

@@ -4,8 +4,18 @@ use std::path::Path;
 
 use pando_host::{Tool, ToolError};
 
-/// Success besides 0. 24: files vanished while they were copied, which is everyday life in a live directory.
-pub const OK_CODES: [i32; 1] = [24];
+use crate::Verdict;
+
+/// What an exit code means. In a live directory files come and go under the copy's hands. 24: some were gone
+/// when it was their turn; all the rest is as it should be. 23: errors; where a file went between being found
+/// and its attributes being read, rsync reports that as one, and deletes nothing in this run.
+pub fn verdict(code: i32, log: &str) -> Verdict {
+    match code {
+        0 | 24 => Verdict::Done,
+        23 if log.contains("No such file or directory (2)") || log.contains("file has vanished") => Verdict::Again,
+        _ => Verdict::Failed,
+    }
+}
 
 /// The program.
 pub fn find() -> Result<Tool, ToolError> {
@@ -111,6 +121,15 @@ mod tests {
         assert_eq!(parse_version(text).as_deref(), Some("3.2.7"));
         assert_eq!(parse_version("rsync  version 3.5.0  protocol version 32").as_deref(), Some("3.5.0"));
         assert!(too_old("3.1.2") && too_old("2.6.9") && !too_old("3.1.3") && !too_old("3.2") && !too_old("4.0.0"));
+    }
+
+    #[test]
+    fn files_that_went_are_no_failure() {
+        let gone = "rsync: [sender] get_xattr_names: llistxattr(\"/a/b\",1024) failed: No such file or directory (2)\n";
+        let denied = "rsync: [sender] send_files failed to open \"/a/b\": Permission denied (13)\n";
+        assert_eq!((verdict(0, ""), verdict(24, gone)), (Verdict::Done, Verdict::Done));
+        assert_eq!((verdict(23, gone), verdict(23, denied)), (Verdict::Again, Verdict::Failed));
+        assert_eq!(verdict(12, gone), Verdict::Failed);
     }
 
     #[test]

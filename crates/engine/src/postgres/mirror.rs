@@ -111,7 +111,6 @@ pub fn ingest(engine: &PostgresEngine, seat: &Seat, source: &Source) -> Result<U
         account: seat.account.clone(),
         stop_by_interrupt: true,
         stop_grace_seconds: 5,
-        ok_codes: &[0],
     })
 }
 
@@ -197,7 +196,6 @@ pub fn server(installation: &Installation, seat: &Seat) -> Result<UnitPlan, Engi
         account: seat.account.clone(),
         stop_by_interrupt: true,
         stop_grace_seconds: 60,
-        ok_codes: &[0],
     })
 }
 
@@ -235,7 +233,6 @@ pub fn receiver(
         account: seat.account.clone(),
         stop_by_interrupt: true,
         stop_grace_seconds: 5,
-        ok_codes: &[0],
     })
 }
 

@@ -161,7 +161,6 @@ fn plan(role: &'static str, program: &str, seat: &Seat) -> UnitPlan {
         account: seat.account.clone(),
         stop_by_interrupt: false,
         stop_grace_seconds: 1,
-        ok_codes: &[],
     }
 }
 

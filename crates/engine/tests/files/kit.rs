@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use pando_engine::files::FilesEngine;
-use pando_engine::{Engine, Seat, Source, UnitPlan};
+use pando_engine::{Engine, Seat, Source, UnitPlan, Verdict};
 use tempfile::TempDir;
 
 pub struct Kit {
@@ -48,23 +48,33 @@ impl Kit {
     pub fn ingest(&self) {
         let plan = self.engine.ingest(&self.seat, &self.source).unwrap();
         assert_eq!(plan.role, "ingest");
-        good(&plan, &run(&plan));
+        self.run_to_end(&plan);
         self.engine.settle(&self.seat, &self.source).unwrap();
     }
 
     pub fn sync(&self) {
-        let plan = self.plan();
-        good(&plan, &run(&plan));
+        self.run_to_end(&self.plan());
+    }
+
+    /// As the daemon does: again as long as the engine asks for it.
+    fn run_to_end(&self, plan: &UnitPlan) {
+        loop {
+            let output = run(plan);
+            match self.verdict(&output) {
+                Verdict::Done => return,
+                Verdict::Again => {}
+                Verdict::Failed => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+            }
+        }
+    }
+
+    pub fn verdict(&self, output: &Output) -> Verdict {
+        self.engine.verdict(output.status.code().unwrap(), &String::from_utf8_lossy(&output.stderr))
     }
 
     pub fn plan(&self) -> UnitPlan {
         self.engine.sync(&self.seat, &self.source).unwrap().unwrap()
     }
-}
-
-pub fn good(plan: &UnitPlan, output: &Output) {
-    let code = output.status.code().unwrap();
-    assert!(code == 0 || plan.ok_codes.contains(&code), "{code}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 pub fn run(plan: &UnitPlan) -> Output {

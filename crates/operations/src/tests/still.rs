@@ -28,7 +28,6 @@ fn plan(role: &'static str, seat: &Seat) -> UnitPlan {
         account: None,
         stop_by_interrupt: false,
         stop_grace_seconds: 1,
-        ok_codes: &[],
     }
 }
 
