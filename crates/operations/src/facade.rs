@@ -495,6 +495,7 @@ impl Pando {
                 tracing::error!("an operation's thread panicked");
             }
         }
+        self.world.home.leave();
     }
 }
 

@@ -106,6 +106,13 @@ impl Home {
         self.run.join(seat)
     }
 
+    /// Removes the directory of all sockets, if no unit has one: it lies outside of the home, and nobody would
+    /// think of removing it with the home.
+    pub fn leave(&self) {
+        // Not empty: units go on.
+        let _ = fs::remove_dir(&self.run);
+    }
+
     /// The account that units run as: made when root and missing.
     pub fn account(&self) -> Result<Option<Account>, Problem> {
         if !Account::is_root() {

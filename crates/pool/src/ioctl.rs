@@ -11,7 +11,7 @@ use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::ioctl::{Opcode, Setter, Updater, ioctl, opcode};
+use rustix::ioctl::{NoArg, Opcode, Setter, Updater, ioctl, opcode};
 
 const BTRFS: u8 = 0x94;
 const NAME_MAX: usize = 4039;
@@ -95,6 +95,14 @@ pub(crate) fn commit(any: BorrowedFd<'_>) -> io::Result<()> {
     unsafe { ioctl(any, Updater::<START_SYNC, u64>::new(&mut transid)) }?;
     // SAFETY: as above.
     Ok(unsafe { ioctl(any, Setter::<WAIT_SYNC, u64>::new(transid)) }?)
+}
+
+const SYNC: Opcode = opcode::none(BTRFS, 8);
+
+/// Writes back everything, commits, and wakes the thread that wakes the cleaner of removed subvolumes.
+pub(crate) fn sync_and_clean(any: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the opcode takes no argument.
+    Ok(unsafe { ioctl(any, NoArg::<SYNC>::new()) }?)
 }
 
 const SEARCH_BUFFER: usize = 64 * 1024;

@@ -93,6 +93,13 @@ impl Daemon {
         self.end(Signal::KILL);
     }
 
+    /// Sends it SIGKILL and does not look back: for a thread that only borrows it. [`Daemon::kill9`] follows.
+    pub fn strike(&self) {
+        if let Some(child) = &self.child {
+            let _ = kill_process(Pid::from_child(child), Signal::KILL);
+        }
+    }
+
     /// Asks it to end (SIGTERM) and waits; its units go on.
     pub fn stop(&mut self) {
         self.end(Signal::TERM);

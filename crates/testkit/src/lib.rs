@@ -17,11 +17,13 @@
 mod daemon;
 mod loopfs;
 mod production;
+mod seed;
 pub mod tools;
 
 pub use daemon::Daemon;
 pub use loopfs::{FsKind, LoopFs};
 pub use production::{Production, ProductionOptions};
+pub use seed::Seed;
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};

@@ -7,13 +7,13 @@ use postgres::{Client, NoTls};
 use crate::stand::{Stand, rows, sql_at};
 
 /// Starts the daemon again with a fail point that kills it.
-fn arm(stand: &mut Stand, point: &str) {
+pub fn arm(stand: &mut Stand, point: &str) {
     stand.daemon.set_env(&[("PANDO_FAILPOINTS", &format!("{point}=kill"))]);
     stand.daemon.restart();
 }
 
 /// Waits for the point to strike, and starts the daemon again without it.
-fn struck(stand: &mut Stand, point: &str) {
+pub fn struck(stand: &mut Stand, point: &str) {
     assert!(stand.daemon.wait_dead(Duration::from_secs(60)), "{point} was not passed: {}", stand.daemon.log());
     stand.daemon.set_env(&[]);
     stand.daemon.resume();

@@ -18,6 +18,7 @@
 mod any_second;
 mod at_once;
 mod crashes;
+mod kills;
 mod life;
 mod outages;
 mod proxy;

@@ -16,6 +16,8 @@ struct Shared {
     /// Zero: the line is cut.
     target: AtomicU16,
     lines: Mutex<Vec<TcpStream>>,
+    /// What production says, and what is handed on instead: as many bytes.
+    instead: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
 }
 
 impl Proxy {
@@ -30,9 +32,10 @@ impl Proxy {
                 let target = shared.target.load(Ordering::SeqCst);
                 // Cut: whoever comes is dropped at once.
                 let Ok(host) = TcpStream::connect(("127.0.0.1", target)) else { continue };
-                for (from, to) in [(&guest, &host), (&host, &guest)] {
+                let instead = shared.instead.lock().unwrap().clone();
+                for (from, to, instead) in [(&guest, &host, None), (&host, &guest, instead)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    std::thread::spawn(move || pump(from, to));
+                    std::thread::spawn(move || pump(from, to, instead.as_ref()));
                 }
                 shared.lines.lock().unwrap().extend([guest, host]);
             }
@@ -48,6 +51,12 @@ impl Proxy {
         }
     }
 
+    /// From now on production is heard to say something else.
+    pub fn rewrite(&self, from: &str, to: &str) {
+        assert_eq!(from.len(), to.len());
+        *self.shared.instead.lock().unwrap() = Some((from.into(), to.into()));
+    }
+
     /// Cuts the line.
     pub fn cut(&self) {
         self.lead_to(0);
@@ -59,9 +68,13 @@ impl Proxy {
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream) {
+fn pump(mut from: TcpStream, mut to: TcpStream, instead: Option<&(Vec<u8>, Vec<u8>)>) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if let Some((said, heard)) = instead {
+            let found = buffer[..read].windows(said.len()).position(|window| window == said);
+            found.into_iter().for_each(|at| buffer[at..at + said.len()].copy_from_slice(heard));
+        }
         if to.write_all(&buffer[..read]).is_err() {
             break;
         }

@@ -104,8 +104,10 @@ impl Stand {
         let alarms = self.daemon.alarms(announced);
         assert!(alarms.is_empty(), "unannounced: {alarms:#?}\n{}", self.daemon.log());
         let home = self.daemon.home();
+        let run = pando_daemon::run_dir(&home.canonicalize().unwrap());
         drop(self);
         assert!(!home.exists(), "{} is left behind", home.display());
+        assert!(!run.exists(), "{} is left behind", run.display());
     }
 
     /// `doctor` finds nothing that nobody knows of, and no operation that is stuck.
@@ -126,6 +128,8 @@ impl Stand {
             let empty = || std::fs::read_dir(home.join(dir)).map_or(0, Iterator::count) == 0;
             assert!(wait_until(Duration::from_secs(10), empty), "{dir}: {:?}", entries(&home.join(dir)));
         }
+        let run = pando_daemon::run_dir(&home.canonicalize().unwrap());
+        assert_eq!(entries(&run), Vec::<String>::new(), "sockets of nobody in {}", run.display());
         let only_daemon = || self.daemon.processes().len() <= 1;
         assert!(wait_until(Duration::from_secs(5), only_daemon), "{:?}", self.daemon.processes());
         assert_eq!(self.production.psql("SELECT slot_name FROM pg_replication_slots WHERE slot_name ~ 'pando'"), "");

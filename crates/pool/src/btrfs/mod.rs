@@ -9,9 +9,11 @@
 //! writes back what the files have in memory and commits before it returns. Those that make an empty
 //! subvolume or remove one do not: the driver commits before it answers, else a new volume could be gone,
 //! or a removed one there again, after a crash of the machine. A commit takes about a millisecond when
-//! idle, some under load. Bytes are freed behind by the kernel's cleaner, which goes on after a crash.
+//! idle, some under load. Bytes are freed behind by the kernel's cleaner, which goes on after a crash, and is
+//! hurried where room is short.
 //! A test crashes after each kind of call.
 
+mod cleaner;
 mod exclusive;
 
 use std::ffi::OsStr;
@@ -24,6 +26,7 @@ use std::path::{Path, PathBuf};
 use pando_model::{PoolSnapshotId, VolumeId};
 use rustix::io::Errno;
 
+use self::cleaner::Cleaner;
 use crate::accountant::Accountant;
 use crate::ioctl;
 use crate::layout::{Layout, failed, is_there};
@@ -38,6 +41,7 @@ struct BtrfsPool {
     layout: Layout,
     exact: bool,
     reaper: Reaper,
+    cleaner: Cleaner,
     accountant: Accountant,
 }
 
@@ -54,7 +58,8 @@ pub fn open(root: &Path) -> Result<Box<dyn PoolDriver>, PoolError> {
     let accountant = Accountant::new(move |stop| {
         if exact { exclusive::count(&counted, stop) } else { tree::count(&counted, Strategy::Share, stop) }
     });
-    Ok(Box::new(BtrfsPool { layout, exact, reaper, accountant }))
+    let cleaner = Cleaner::new(root);
+    Ok(Box::new(BtrfsPool { layout, exact, reaper, cleaner, accountant }))
 }
 
 /// Whether the path lies on btrfs.
@@ -155,6 +160,7 @@ impl BtrfsPool {
         };
         // What is gone already may have been removed by a call that died before it came to this line.
         ioctl::commit(parent.as_fd()).map_err(failed("committing", path))?;
+        self.cleaner.removed();
         Ok(removed)
     }
 }
