@@ -1,11 +1,14 @@
 //! What following costs: the mirror's lag under a steady load, and production's throughput with and without.
 //!
-//! Production and pgbench are kept on one core, Pando on the other ones: two machines in small. Without that
-//! the figure would show that one machine has only so many cores.
+//! Two machines in small: production and pgbench are kept on one core and on the disk, Pando on the other
+//! cores and in memory. Without that the figure would show that one machine has only so many cores and one
+//! disk. Production is durable (`fsync` on). What replication costs by itself is measured beside it, on a bare
+//! standby that is kept as Pando's mirror is.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pando_testkit::{Production, tools};
+use pando_testkit::{Daemon, Production, ProductionOptions, tools};
 
 use super::rig::{self, Table};
 
@@ -38,46 +41,46 @@ fn pgbench(production: &Production, seconds: u32) -> f64 {
     tps(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// Pairs of runs with and without a linked Pando.
+/// Runs without anything, with a linked Pando, and with a bare standby, each between runs without.
 pub fn measure(table: &mut Table, scale: u32, seconds: u32) {
-    let production = rig::production(scale, &[]);
+    let production = rig::production(scale, &["fsync = on"]);
+    // This program, and with it the commands that look at the lag, keeps off production's core too.
+    pin(std::process::id(), "1-255");
     pin_production(&production);
     pgbench(&production, 5);
-    let mut without = vec![pgbench(&production, seconds), pgbench(&production, seconds)];
-    let daemon = rig::daemon();
+    let alone = || pgbench(&production, seconds);
+    let mut without = vec![alone()];
+
+    let memory = tempfile::Builder::new().prefix("pando-bench-").tempdir_in("/dev/shm").expect("a folder in memory");
+    std::fs::set_permissions(memory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("its mode");
+    let daemon = rig::daemon_on(&memory.path().join("home"));
     for pid in daemon.processes() {
         pin(pid, "1-255");
     }
     rig::link(&daemon, &production, &["--snapshot-every", "1m"]);
-    let mut with = Vec::new();
-    let mut lags = Vec::new();
+    let (mut with, mut lags) = (Vec::new(), Vec::new());
     for _ in 0..2 {
-        let sampling = std::sync::atomic::AtomicBool::new(true);
-        std::thread::scope(|scope| {
-            let sampler = scope.spawn(|| {
-                let mut seen = Vec::new();
-                while sampling.load(std::sync::atomic::Ordering::Relaxed) {
-                    if let Some(lag) = daemon.pando_json(&["ls"])["apps"][0]["lag_seconds"].as_f64() {
-                        seen.push(lag * 1000.0);
-                    }
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-                seen
-            });
-            with.push(pgbench(&production, seconds));
-            sampling.store(false, std::sync::atomic::Ordering::Relaxed);
-            lags.extend(sampler.join().expect("the sampler"));
-        });
+        let (tps, seen) = sampled(&daemon, || pgbench(&production, seconds));
+        with.push(tps);
+        lags.extend(seen);
     }
     assert!(daemon.pando(&["unlink", "shop"]).status.success());
     drop(daemon);
-    without.push(pgbench(&production, seconds));
+    without.push(alone());
+
+    let standby = production.standby(ProductionOptions::default());
+    pin(standby.pid().expect("the standby runs"), "1-255");
+    let bare = [pgbench(&production, seconds), pgbench(&production, seconds)];
+    drop(standby);
+    without.push(alone());
+
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let share = |values: &[f64]| format!("{:.2}", mean(values) / mean(&without));
     table.row(
         "production's tps while Pando follows, pgbench with 4 clients, durable",
         &format!("{:.0}", mean(&with)),
-        &format!("without Pando: {:.0}", mean(&without)),
-        &format!("{:.2}", mean(&with) / mean(&without)),
+        &format!("without: {:.0} ({}); with a bare standby: {:.0}", mean(&without), runs(&without), mean(&bare)),
+        &format!("{} (bare standby: {})", share(&with), share(&bare)),
         "≥ 0.95",
     );
     table.row(
@@ -87,4 +90,29 @@ pub fn measure(table: &mut Table, scale: u32, seconds: u32) {
         "",
         "p99 ≤ 1 s",
     );
+}
+
+/// Single runs, as shown.
+fn runs(values: &[f64]) -> String {
+    values.iter().map(|value| format!("{value:.0}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Does something, and looks at the lag all the time.
+fn sampled<T>(daemon: &Daemon, work: impl FnOnce() -> T) -> (T, Vec<f64>) {
+    let sampling = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        let sampler = scope.spawn(|| {
+            let mut seen = Vec::new();
+            while sampling.load(Ordering::Relaxed) {
+                if let Some(lag) = daemon.pando_json(&["ls"])["apps"][0]["lag_seconds"].as_f64() {
+                    seen.push(lag * 1000.0);
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            seen
+        });
+        let answer = work();
+        sampling.store(false, Ordering::Relaxed);
+        (answer, sampler.join().expect("the sampler"))
+    })
 }

@@ -82,7 +82,15 @@ pub fn pgbench_command(production: &Production, args: &[&str]) -> Command {
 
 /// A daemon with a pool.
 pub fn daemon() -> Daemon {
-    let daemon = Daemon::start(Path::new(env!("CARGO_BIN_EXE_pando")));
+    prepared(Daemon::start(Path::new(env!("CARGO_BIN_EXE_pando"))))
+}
+
+/// The same on a home that is somewhere else.
+pub fn daemon_on(home: &Path) -> Daemon {
+    prepared(Daemon::start_on(Path::new(env!("CARGO_BIN_EXE_pando")), home))
+}
+
+fn prepared(daemon: Daemon) -> Daemon {
     let output = daemon.pando(&["init", "--size", "45G"]);
     assert!(output.status.success(), "init: {}", String::from_utf8_lossy(&output.stderr));
     let pool = daemon.pando_json(&["du"]);

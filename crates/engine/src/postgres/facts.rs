@@ -6,7 +6,7 @@ use pando_host::Account;
 use pando_model::SourceUrl;
 use serde::{Deserialize, Serialize};
 
-use super::install::{Installations, SUPPORTED};
+use super::install::{Installation, Installations, SUPPORTED};
 use super::production::{query, replication};
 use crate::{EngineError, Finding, Preflight};
 
@@ -36,6 +36,7 @@ pub struct Facts {
     may_replicate: bool,
     sees_settings: bool,
     locales: Vec<String>,
+    libc: Option<String>,
 }
 
 const LOOK: &str = "
@@ -57,7 +58,8 @@ SELECT json_build_object(
   'unlogged', (SELECT count(*) FROM pg_class WHERE relpersistence = 'u' AND relkind = 'r'),
   'tablespaces', (SELECT coalesce(json_agg(spcname), '[]') FROM pg_tablespace
                   WHERE spcname NOT IN ('pg_default', 'pg_global')),
-  'locales', (SELECT coalesce(json_agg(DISTINCT datcollate::text), '[]') FROM pg_database WHERE datallowconn)
+  'locales', (SELECT coalesce(json_agg(DISTINCT datcollate::text), '[]') FROM pg_database WHERE datallowconn),
+  'libc', (SELECT max(pg_collation_actual_version(oid)) FROM pg_collation WHERE collprovider = 'c')
 )";
 
 /// Looks at production.
@@ -82,6 +84,10 @@ pub fn look(
         && number(&facts, "max_replication_slots").is_some_and(|slots| slots > 0);
     findings.extend(advice(&facts));
     findings.extend(locales(&facts));
+    findings.extend(collation(&facts, host_libc().as_deref()));
+    if let Ok(installation) = installations.of(facts.major) {
+        findings.extend(extensions(&facts, installation));
+    }
     let mut notes = Vec::new();
     if facts.unlogged > 0 {
         notes.push(format!("{} unlogged tables are empty in clones: their data is not in the log", facts.unlogged));
@@ -227,6 +233,47 @@ fn locales(facts: &Facts) -> Vec<Finding> {
         .collect()
 }
 
+/// The version of this machine's C library, as PostgreSQL reports production's: `2.36`.
+fn host_libc() -> Option<String> {
+    let text = pando_host::Tool::find("getconf", "libc-bin").ok()?.command().arg("GNU_LIBC_VERSION").run().ok()?.text();
+    Some(text.trim().strip_prefix("glibc ")?.to_owned())
+}
+
+/// Another C library may sort texts in another order: an index made by the one is wrong under the other (T-14).
+fn collation(facts: &Facts, here: Option<&str>) -> Option<Finding> {
+    let sorts = facts.locales.iter().any(|name| !["C", "POSIX"].contains(&name.as_str()));
+    if !sorts || (facts.libc.is_some() && facts.libc.as_deref() == here) {
+        return None;
+    }
+    let words = |version: Option<&str>| version.map_or("another C library".to_owned(), |it| format!("glibc {it}"));
+    Some(Finding {
+        what: format!(
+            "production sorts texts by {}, this machine by {}: in clones, indexes on texts may miss rows until they \
+             are made again",
+            words(facts.libc.as_deref()),
+            words(here)
+        ),
+        fix: Some("REINDEX DATABASE …; -- in each clone; or run Pando on production's Debian release".to_owned()),
+        fatal: false,
+    })
+}
+
+/// Extensions whose files this machine lacks: what they define fails in clones (T-15).
+fn extensions(facts: &Facts, installation: &Installation) -> Option<Finding> {
+    let missing: Vec<&str> =
+        facts.extensions.iter().map(String::as_str).filter(|name| !installation.extension_exists(name)).collect();
+    (!missing.is_empty()).then(|| Finding {
+        what: format!(
+            "production uses extensions that PostgreSQL {} on this machine does not have: {}; what they define fails \
+             in clones",
+            facts.major,
+            missing.join(", ")
+        ),
+        fix: Some(format!("apt-cache search '^postgresql-{}-' | grep -i {}", facts.major, missing[0])),
+        fatal: false,
+    })
+}
+
 /// `en_US.UTF-8` and `en_US.utf8` are one locale.
 fn normal(name: &str) -> String {
     name.to_lowercase().replace('-', "")
@@ -254,5 +301,19 @@ mod tests {
         assert_eq!(fixes.len(), 3);
         assert_eq!(fixes[0], "ALTER ROLE \"rep\"\"l\" REPLICATION;");
         assert!(rights(&facts(&[("wal_level", "replica"), ("max_wal_senders", "10")])).is_empty());
+    }
+
+    #[test]
+    fn t14_another_c_library_is_named() {
+        let of = |locale: &str, libc: Option<&str>| Facts {
+            locales: vec!["C".into(), locale.into()],
+            libc: libc.map(str::to_owned),
+            ..Facts::default()
+        };
+        assert_eq!(collation(&of("en_US.utf8", Some("2.36")), Some("2.36")), None);
+        assert_eq!(collation(&of("POSIX", Some("2.31")), Some("2.36")), None);
+        let other = collation(&of("en_US.utf8", Some("2.31")), Some("2.36")).map(|finding| finding.what);
+        assert!(other.is_some_and(|what| what.contains("glibc 2.31") && what.contains("glibc 2.36")));
+        assert!(collation(&of("en_US.utf8", None), Some("2.36")).is_some_and(|finding| !finding.fatal));
     }
 }

@@ -44,6 +44,16 @@ impl Installation {
             .filter_map(|dir| Some(self.bin.parent()?.join(dir).join(&file)))
             .any(|path| path.is_file())
     }
+
+    /// Whether an extension can be used here: its control file is there.
+    pub fn extension_exists(&self, extension: &str) -> bool {
+        let file = format!("{extension}.control");
+        let prefix = self.bin.parent();
+        // Debian's, then those of builds with a prefix of their own.
+        let debian = PathBuf::from(format!("/usr/share/postgresql/{}/extension", self.major));
+        let own = ["share/extension", "share/postgresql/extension"].map(|dir| prefix.map(|prefix| prefix.join(dir)));
+        std::iter::once(Some(debian)).chain(own).flatten().any(|dir| dir.join(&file).is_file())
+    }
 }
 
 /// All installations, by major.
