@@ -1,5 +1,6 @@
-//! What tests stand on: a real production server ([`Production`]), real file systems ([`LoopFs`]), the built
-//! binary as a daemon that can be killed ([`Daemon`]), and the rule for tests that lack a tool ([`tools`]).
+//! What tests stand on: a real production server ([`Production`]), real file systems ([`LoopFs`]), a private
+//! Docker engine with images made of Debian's packages ([`Docker`]), the built binary as a daemon that can be
+//! killed ([`Daemon`]), and the rule for tests that lack a tool ([`tools`]).
 //!
 //! Everything made here is gone when its value is dropped: processes, mounts, loop devices, directories.
 //! What goes wrong in here is a broken test machine, so it panics with what to do.
@@ -15,12 +16,14 @@
 )]
 
 mod daemon;
+mod docker;
 mod loopfs;
 mod production;
 mod seed;
 pub mod tools;
 
 pub use daemon::Daemon;
+pub use docker::{Docker, Image};
 pub use loopfs::{FsKind, LoopFs};
 pub use production::{Production, ProductionOptions};
 pub use seed::Seed;

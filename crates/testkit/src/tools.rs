@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// Programs that tests need, with Debian's package of each.
-const PACKAGES: [(&str, &str); 16] = [
+const PACKAGES: [(&str, &str); 20] = [
     ("btrfs", "btrfs-progs"),
+    ("docker", "docker.io"),
+    ("docker-compose", "docker-compose"),
+    ("dockerd", "docker.io"),
     ("filefrag", "e2fsprogs"),
     ("getfacl", "acl"),
     ("getfattr", "attr"),
@@ -17,6 +20,7 @@ const PACKAGES: [(&str, &str); 16] = [
     ("mkfs.xfs", "xfsprogs"),
     ("mount", "mount"),
     ("pgbackrest", "pgbackrest"),
+    ("podman", "podman"),
     ("rsync", "rsync"),
     ("setfacl", "acl"),
     ("setfattr", "attr"),
