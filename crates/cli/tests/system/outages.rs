@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::any_second::{Oracle, ROWS, row, table};
 use crate::proxy::Proxy;
-use crate::stand::{Stand, bounded, with};
+use crate::stand::{Stand, bounded, sql_at, with};
 
 /// Commits some rows, and answers a moment in the middle of them.
 fn some(oracle: &mut Oracle, production: &Production) -> Timestamp {
@@ -172,4 +172,38 @@ fn t12_t13_a_lost_slot_makes_a_gap_that_is_shown_and_never_offered() {
     stand.fails(4, &["clone", &format!("shop@{close}"), "never"]);
     assert!(stand.events().contains("mirror-rebased"));
     stand.end(&[]);
+}
+
+#[test]
+fn t09_a_tablespace_made_on_production_stops_the_mirror_and_touches_nothing() {
+    let Some(stand) = Stand::of(bounded()) else { return };
+    table(&stand.production);
+    stand.link(&["--snapshot-every", "2s"]);
+    let mut oracle = Oracle::default();
+    let before = some(&mut oracle, &stand.production);
+    caught_up(&stand, &oracle, "before");
+
+    // Where the mirror, on the same machine, would find the same directory.
+    let place = stand.production.sockets().join("tablespace");
+    stand.production.psql(&format!("COPY (SELECT 1) TO PROGRAM 'mkdir {}'", place.display()));
+    stand.production.psql(&format!("CREATE TABLESPACE fast LOCATION '{}'", place.display()));
+    stand.production.psql("CREATE TABLE far (n int) TABLESPACE fast");
+    stand.production.psql("INSERT INTO far VALUES (7)");
+    let problem = || stand.json(&["show", "shop"])["problem"].as_str().unwrap_or_default().to_owned();
+    assert!(wait_until(Duration::from_secs(60), || problem().contains("tablespace")), "{}", stand.events());
+    oracle.check(before, &stand.copy(&format!("shop@{before}"), "older").sql(ROWS));
+    assert_eq!(stand.production.psql("SELECT n FROM far"), "7");
+
+    stand.production.psql("DROP TABLE far");
+    stand.production.psql("DROP TABLESPACE fast");
+    let after = some(&mut oracle, &stand.production);
+    caught_up(&stand, &oracle, "after");
+    let last = some(&mut oracle, &stand.production);
+    caught_up(&stand, &oracle, "last");
+    assert!(after < last);
+    oracle.check(last, &stand.copy(&format!("shop@{last}"), "newer").sql(ROWS));
+    // A clone cannot leave its volume either.
+    let refused = sql_at(stand.show("newer").url(), &format!("CREATE TABLESPACE out LOCATION '{}'", place.display()));
+    assert!(refused.is_err_and(|error| error.as_db_error().is_some()));
+    stand.end(&["rebase", "tablespace"]);
 }

@@ -126,6 +126,8 @@ pub fn progress(log: &str) -> Option<(u64, Option<u64>)> {
 pub fn settle(engine: &PostgresEngine, seat: &Seat, source: &Source) -> Result<(), EngineError> {
     let facts = engine.facts(source)?;
     tree::clean(&seat.data, true)?;
+    let text = serde_json::to_string(&facts).map_err(super::unreadable)?;
+    tree::write(&seat.data.join(super::FACTS), &text, seat.account.as_ref())?;
     write_settings(engine, seat, source, &facts)?;
     let log = engine.log(&seat.log)?;
     let epoch = log.begin_epoch(seat.account.as_ref())?;
@@ -238,8 +240,7 @@ pub fn receiver(
 
 /// The units that keep the mirror up to date.
 pub fn follow(engine: &PostgresEngine, seat: &Seat, source: &Source) -> Result<Vec<UnitPlan>, EngineError> {
-    let facts = engine.facts(source)?;
-    let installation = engine.installations().of(facts.major)?;
+    let (facts, installation) = engine.installation(seat, source)?;
     write_settings(engine, seat, source, &facts)?;
     let log = engine.log(&seat.log)?;
     let epoch = log.current_epoch().ok_or_else(|| EngineError::Invalid("the mirror has no log yet".to_owned()))?;
@@ -289,8 +290,7 @@ fn look(client: &mut postgres::Client) -> Result<Look, postgres::Error> {
 
 /// Lets the log advance and says how far it is.
 pub fn pulse(engine: &PostgresEngine, seat: &Seat, source: &Source, urgent: bool) -> Result<Pulse, EngineError> {
-    let facts = engine.facts(source)?;
-    let installation = engine.installations().of(facts.major)?;
+    let (facts, installation) = engine.installation(seat, source)?;
     let log = engine.log(&seat.log)?;
     let port = super::port_of(&seat.data)?;
     let look = engine.sessions().with(&seat.run, port, &facts.superuser, look);
@@ -384,6 +384,11 @@ fn why_not_streaming(engine: &PostgresEngine, installation: &Installation, facts
 
 /// Errors of the standby's log that only a new first copy mends; the server runs in the C locale.
 pub fn diagnose(log: &str) -> Option<Link> {
+    if let Some(place) = tablespace(log) {
+        return Some(Link::Lost(format!(
+            "production made a tablespace outside its data directory ({place}), which cannot be followed"
+        )));
+    }
     const LOST: [&str; 5] = [
         "has already been removed",
         "database system identifier differs",
@@ -399,6 +404,14 @@ pub fn diagnose(log: &str) -> Option<Link> {
     }
     let line = line.split("FATAL:").nth(1).or_else(|| line.split("LOG:").nth(1)).unwrap_or(line);
     Some(Link::Lost(line.trim().to_owned()))
+}
+
+/// The place of a tablespace whose creation stopped the replay: the context of the server's last error. The tree
+/// forbids it (see [`tree::clean`]): replayed on the machine of production, it would be production's own (T-9).
+fn tablespace(log: &str) -> Option<&str> {
+    let (_, end) = log.rsplit_once("for Tablespace/CREATE: ")?;
+    let (line, later) = end.split_once('\n').unwrap_or((end, ""));
+    (!later.contains("started streaming WAL")).then(|| line.split('"').nth(1).unwrap_or(line))
 }
 
 #[cfg(test)]
@@ -419,5 +432,14 @@ mod tests {
         assert!(matches!(diagnose(lost), Some(Link::Lost(_))));
         assert_eq!(diagnose(&format!("{lost}LOG:  started streaming WAL from primary at 0/5\n")), None);
         assert_eq!(diagnose("LOG: all is well"), None);
+    }
+
+    #[test]
+    fn t09_a_tablespace_is_recognised_until_streaming_starts_again() {
+        let log = "FATAL:  could not create symbolic link \"pg_tblspc/16384\": Permission denied\n\
+                   CONTEXT:  WAL redo at 0/3000060 for Tablespace/CREATE: 16384 \"/srv/fast disk\"\n\
+                   LOG:  startup process (PID 7) exited with exit code 1\n";
+        assert!(matches!(diagnose(log), Some(Link::Lost(why)) if why.contains("(/srv/fast disk)")));
+        assert_eq!(diagnose(&format!("{log}LOG:  started streaming WAL from primary at 0/5\n")), None);
     }
 }

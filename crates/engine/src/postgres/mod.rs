@@ -42,6 +42,8 @@ use crate::{
 
 /// In a tree: it was cut off production and stopped cleanly, nobody's password works.
 const PREPARED: &str = "pando.prepared";
+/// In a tree: what was known of production when it was copied.
+const FACTS: &str = "pando.facts";
 /// In the tree of a recording clone: the stretch of its log that it writes.
 const EPOCH: &str = "pando.epoch";
 
@@ -80,13 +82,23 @@ impl PostgresEngine {
         &self.sessions
     }
 
+    /// What is known of production today.
     fn facts(&self, source: &Source) -> Result<Facts, EngineError> {
-        serde_json::from_value(source.facts.clone())
-            .map_err(|error| EngineError::Invalid(format!("what is known of production cannot be read: {error}")))
+        serde_json::from_value(source.facts.clone()).map_err(unreadable)
     }
 
-    fn installation(&self, source: &Source) -> Result<(Facts, &Installation), EngineError> {
-        let facts = self.facts(source)?;
+    /// What was known of production when this tree was copied from it. Production may have been upgraded
+    /// since; its older snapshots need the server that wrote them.
+    fn facts_of(&self, seat: &Seat, source: &Source) -> Result<Facts, EngineError> {
+        match fs::read(seat.data.join(FACTS)) {
+            Ok(text) => serde_json::from_slice(&text).map_err(unreadable),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.facts(source),
+            Err(error) => Err(io("reading what is known of production")(error)),
+        }
+    }
+
+    fn installation(&self, seat: &Seat, source: &Source) -> Result<(Facts, &Installation), EngineError> {
+        let facts = self.facts_of(seat, source)?;
         let installation = self.installations.of(facts.major)?;
         Ok((facts, installation))
     }
@@ -127,6 +139,10 @@ impl PostgresEngine {
         }
         due
     }
+}
+
+fn unreadable(error: serde_json::Error) -> EngineError {
+    EngineError::Invalid(format!("what is known of production cannot be read: {error}"))
 }
 
 fn io(action: &str) -> impl Fn(std::io::Error) -> EngineError + '_ {
@@ -206,7 +222,7 @@ impl Engine for PostgresEngine {
     }
 
     fn hold(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
-        let facts = self.facts(source)?;
+        let facts = self.facts_of(seat, source)?;
         self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(seat.run.clone());
         self.sessions.with(&seat.run, port_of(&seat.data)?, &facts.superuser, |client| {
             client.batch_execute("SELECT pg_catalog.pg_wal_replay_pause()")?;
@@ -227,7 +243,7 @@ impl Engine for PostgresEngine {
     }
 
     fn release(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
-        let facts = self.facts(source)?;
+        let facts = self.facts_of(seat, source)?;
         let was_held = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&seat.run);
         if !was_held && !socket_there(&seat.run, settings::SOCKET_PORT) {
             return Ok(());
@@ -245,7 +261,7 @@ impl Engine for PostgresEngine {
         asked: Timestamp,
         clone: bool,
     ) -> Result<Mark, EngineError> {
-        let (facts, installation) = self.installation(source)?;
+        let (facts, installation) = self.installation(seat, source)?;
         let log = self.log(&seat.log)?;
         let Some(epoch) = log.current_epoch() else {
             let from = Point { epoch: 0, timeline: 0, lsn: Lsn(0), time: Some(asked) };
@@ -316,7 +332,7 @@ impl Engine for PostgresEngine {
     }
 
     fn stage(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
-        let (facts, installation) = self.installation(source)?;
+        let (facts, installation) = self.installation(seat, source)?;
         let account = seat.account.as_ref();
         tree::private_dir(&seat.run, account)?;
         tree::clean(&seat.data, false)?;
@@ -359,14 +375,14 @@ impl Engine for PostgresEngine {
     }
 
     fn serve(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError> {
-        let (_, installation) = self.installation(source)?;
+        let (_, installation) = self.installation(seat, source)?;
         // After a reboot the directory for sockets is gone.
         tree::private_dir(&seat.run, seat.account.as_ref())?;
         mirror::server(installation, seat).map(Some)
     }
 
     fn ready(&self, seat: &Seat, source: &Source) -> Result<Readiness, EngineError> {
-        let facts = self.facts(source)?;
+        let facts = self.facts_of(seat, source)?;
         let port = port_of(&seat.data)?;
         if !socket_there(&seat.run, port) {
             return Ok(Readiness::Starting("the server is starting".to_owned()));
@@ -390,7 +406,7 @@ impl Engine for PostgresEngine {
     }
 
     fn admit(&self, seat: &Seat, source: &Source, credentials: Option<&Credentials>) -> Result<(), EngineError> {
-        let facts = self.facts(source)?;
+        let facts = self.facts_of(seat, source)?;
         let port = port_of(&seat.data)?;
         let hba = seat.data.join("pg_hba.conf");
         let open = fs::read_to_string(&hba).map_err(io("reading a clone's door"))? == settings::host_based(true);
@@ -420,7 +436,7 @@ impl Engine for PostgresEngine {
     }
 
     fn record(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError> {
-        let (facts, installation) = self.installation(source)?;
+        let (facts, installation) = self.installation(seat, source)?;
         let log = self.log(&seat.log)?;
         let Some(mut epoch) = log.current_epoch() else { return Ok(None) };
         // After an undo another tree sits here than the one that was recorded last: it goes on from elsewhere,
@@ -433,7 +449,7 @@ impl Engine for PostgresEngine {
     }
 
     fn slim(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
-        let (_, installation) = self.installation(source)?;
+        let (_, installation) = self.installation(seat, source)?;
         let control = control::read(installation, seat.account.as_ref(), &seat.data)?;
         if control.state != "shut down" {
             return Err(EngineError::Invalid(format!("a prepared tree is {:?} instead of shut down", control.state)));

@@ -83,10 +83,21 @@ pub fn clean(data: &Path, keep_label: bool) -> Result<(), EngineError> {
     for dir in DIRS.iter().map(|dir| data.join(dir)).filter(|dir| dir.is_dir()) {
         empty(&dir)?;
     }
+    close_tablespaces(data)?;
     for dir in LOG_DIRS.iter().map(|dir| data.join(dir)).filter(|dir| dir.is_dir()) {
         fs::remove_dir_all(&dir).map_err(failed("cleaning a PostgreSQL tree"))?;
     }
     Ok(())
+}
+
+/// Makes the server unable to link a tablespace in. One outside the tree would not be in its snapshots (T-8);
+/// replayed from the log on the machine of production it would be production's own directory (T-9).
+fn close_tablespaces(data: &Path) -> Result<(), EngineError> {
+    let links = data.join("pg_tblspc");
+    if !links.is_dir() {
+        return Ok(());
+    }
+    fs::set_permissions(&links, fs::Permissions::from_mode(0o500)).map_err(failed("closing pg_tblspc"))
 }
 
 /// Writes the three configuration files.

@@ -141,41 +141,10 @@ impl Link {
         remove::forget_timeline::<AppRecord>(run, &self.owner_id())
     }
 
-    /// Looks at every source; all that is wrong is said at once.
     fn preflight(&mut self, run: &Run) -> Done<()> {
         let world = &run.world;
         let owner = self.owner(run)?;
-        let mut wrong = Vec::new();
-        let mut fixes = Vec::new();
-        let mut bytes = 0;
-        for (name, held) in owner.sources {
-            let found = held.engine.preflight(&held.source.url).map_err(|error| {
-                let mut problem = error.into_problem();
-                problem.message = format!("the source {name} cannot be linked: {}", problem.message);
-                problem
-            })?;
-            bytes += found.bytes.unwrap_or(0);
-            for finding in found.findings {
-                if finding.fatal {
-                    wrong.push(format!("{name}: {}", finding.what));
-                    fixes.extend(finding.fix);
-                } else {
-                    let fix = finding.fix.map(|fix| format!(" ({fix})")).unwrap_or_default();
-                    world.event("preflight", Some(&self.app.name), &format!("{name}: {}{fix}", finding.what));
-                }
-            }
-            if let Some(stored) = self.app.sources.get_mut(&name) {
-                let source = Source { facts: found.facts, ..held.source };
-                stored.sealed = seal(world, &source)?;
-                stored.version = found.version;
-                stored.notes = found.notes;
-            }
-        }
-        if !wrong.is_empty() {
-            let mut problem = failed(format!("{} cannot be linked yet", self.app.name));
-            problem.causes = wrong;
-            return Err(if fixes.is_empty() { problem } else { problem.hint(fixes.join("\n        ")) }.into());
-        }
+        let bytes = examine(world, &mut self.app, &owner, "cannot be linked yet")?;
         let usage = world.pool()?.usage()?;
         if bytes > usage.free_bytes {
             return Err(refused(format!(
@@ -255,6 +224,45 @@ impl Link {
         self.app.state = AppState::Following;
         Ok(run.world.catalog.note(&self.app)?)
     }
+}
+
+/// Looks at production of every source, and keeps what it learns in the app's record. All that is wrong is said
+/// at once. Answers the bytes of all sources.
+pub fn examine(world: &World, app: &mut AppRecord, owner: &Owner, refusal: &str) -> Done<u64> {
+    let mut wrong = Vec::new();
+    let mut fixes = Vec::new();
+    let mut bytes = 0;
+    for (name, held) in &owner.sources {
+        let found = held.engine.preflight(&held.source.url).map_err(|error| {
+            let mut problem = error.into_problem();
+            problem.message = format!("the source {name} {refusal}: {}", problem.message);
+            problem
+        })?;
+        bytes += found.bytes.unwrap_or(0);
+        let mut notes = found.notes;
+        for finding in found.findings {
+            if finding.fatal {
+                wrong.push(format!("{name}: {}", finding.what));
+                fixes.extend(finding.fix);
+            } else {
+                let fix = finding.fix.map(|fix| format!(" ({fix})")).unwrap_or_default();
+                let text = format!("{}{fix}", finding.what);
+                world.event("preflight", Some(&app.name), &format!("{name}: {text}"));
+                notes.push(text);
+            }
+        }
+        if let Some(stored) = app.sources.get_mut(name) {
+            stored.sealed = seal(world, &Source { facts: found.facts, ..held.source.clone() })?;
+            stored.version = found.version;
+            stored.notes = notes;
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(bytes);
+    }
+    let mut problem = failed(format!("{} {refusal}", app.name));
+    problem.causes = wrong;
+    Err(if fixes.is_empty() { problem } else { problem.hint(fixes.join("\n        ")) }.into())
 }
 
 fn seal(world: &World, source: &Source) -> Done<pando_catalog::Sealed> {

@@ -75,14 +75,11 @@ impl Rebase {
 
     fn copy(&mut self, run: &Run) -> Done<()> {
         let owner = self.owner(run)?;
-        for (name, held) in &owner.sources {
-            // Production may have changed its settings or version since it was linked.
-            let found = held.engine.preflight(&held.source.url)?;
-            if let Some(finding) = found.findings.iter().find(|finding| finding.fatal) {
-                return Err(failed(format!("{name} cannot be copied anew: {}", finding.what)).into());
-            }
-        }
-        link::copy(run, &owner)
+        // Production may have changed its settings or version since it was linked.
+        let mut app = owner.app.clone();
+        link::examine(&run.world, &mut app, &owner, "cannot be copied anew")?;
+        run.world.catalog.note(&app)?;
+        link::copy(run, &self.owner(run)?)
     }
 
     fn settle(&mut self, run: &Run) -> Done<()> {
