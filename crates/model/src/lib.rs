@@ -4,6 +4,7 @@
 //! REST and on the command line; the list is in ARCHITECTURE.md.
 
 mod error;
+mod hook;
 mod id;
 mod lsn;
 mod moment;
@@ -15,6 +16,7 @@ mod state;
 mod view;
 
 pub use error::{ErrorKind, Problem};
+pub use hook::{Edit, EditFormat, Hook, HookPoint};
 pub use id::{AppId, CloneId, IdParseError, OperationId, OwnerId, PoolSnapshotId, SnapshotId, UnitId, VolumeId};
 pub use lsn::{Lsn, LsnParseError};
 pub use moment::{Moment, MomentParseError, Target, parse_span};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// Programs that tests need, with Debian's package of each.
-const PACKAGES: [(&str, &str); 20] = [
+const PACKAGES: &[(&str, &str)] = &[
     ("btrfs", "btrfs-progs"),
     ("docker", "docker.io"),
     ("docker-compose", "docker-compose"),
@@ -21,6 +21,8 @@ const PACKAGES: [(&str, &str); 20] = [
     ("mount", "mount"),
     ("pgbackrest", "pgbackrest"),
     ("podman", "podman"),
+    ("php", "php-cli"),
+    ("python3", "python3 python3-yaml"),
     ("rsync", "rsync"),
     ("setfacl", "acl"),
     ("setfattr", "attr"),

@@ -11,13 +11,23 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and all that it may use outside of tests.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("pando", &["pando-api", "pando-daemon", "pando-host", "pando-model"]),
     ("pando-daemon", &["pando-api", "pando-host", "pando-model", "pando-operations"]),
     (
         "pando-operations",
-        &["pando-catalog", "pando-engine", "pando-host", "pando-model", "pando-pool", "pando-runtime", "pando-vault"],
+        &[
+            "pando-catalog",
+            "pando-edit",
+            "pando-engine",
+            "pando-host",
+            "pando-model",
+            "pando-pool",
+            "pando-runtime",
+            "pando-vault",
+        ],
     ),
+    ("pando-edit", &["pando-model"]),
     ("pando-pool", &["pando-host", "pando-model"]),
     ("pando-engine", &["pando-host", "pando-model"]),
     ("pando-runtime", &["pando-host", "pando-model"]),
