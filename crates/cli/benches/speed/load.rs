@@ -12,9 +12,10 @@ use pando_testkit::{Daemon, Production, ProductionOptions, tools};
 
 use super::rig::{self, Table};
 
-fn tps(output: &str) -> f64 {
-    let line = output.lines().find(|line| line.starts_with("tps =")).expect("pgbench's tps");
-    line.split_whitespace().nth(2).and_then(|word| word.parse().ok()).expect("a number")
+/// A number behind a word in what pgbench prints.
+fn figure(output: &str, word: &str) -> f64 {
+    let rest = output.lines().find_map(|line| line.strip_prefix(word)).expect("a line of pgbench");
+    rest.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
 /// Keeps a process and its present threads on some cores; what it starts later inherits them.
@@ -31,14 +32,18 @@ fn pin_production(production: &Production) {
     }
 }
 
-fn pgbench(production: &Production, seconds: u32) -> f64 {
-    let args = ["-c", "4", "-T", &seconds.to_string(), "--no-vacuum"];
+/// Transactions a second, and their mean latency in milliseconds. `rate`: how many are begun a second, at most.
+fn pgbench(production: &Production, seconds: u32, rate: Option<f64>) -> (f64, f64) {
+    let (seconds, rate) = (seconds.to_string(), rate.map(|rate| format!("{rate:.0}")));
+    let mut args = vec!["-c", "4", "-T", &seconds, "--no-vacuum"];
+    args.extend(rate.iter().flat_map(|rate| ["--rate", rate.as_str()]));
     let command = rig::pgbench_command(production, &args);
     let mut pinned = std::process::Command::new("taskset");
     pinned.args(["-c", "0"]).arg(command.get_program()).args(command.get_args()).stdin(std::process::Stdio::null());
     let output = pinned.output().expect("starting pgbench");
     assert!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
-    tps(&String::from_utf8_lossy(&output.stdout))
+    let text = String::from_utf8_lossy(&output.stdout);
+    (figure(&text, "tps = "), figure(&text, "latency average = "))
 }
 
 /// Runs without anything, with a linked Pando, and with a bare standby, each between runs without.
@@ -47,9 +52,12 @@ pub fn measure(table: &mut Table, scale: u32, seconds: u32) {
     // This program, and with it the commands that look at the lag, keeps off production's core too.
     pin(std::process::id(), "1-255");
     pin_production(&production);
-    pgbench(&production, 5);
-    let alone = || pgbench(&production, seconds);
-    let mut without = vec![alone()];
+    pgbench(&production, 5, None);
+    let full = || pgbench(&production, seconds, None).0;
+    let mut without = vec![full()];
+    let rate = without[0] / 2.0;
+    let steady = || pgbench(&production, seconds, Some(rate));
+    let calm = steady();
 
     let memory = tempfile::Builder::new().prefix("pando-bench-").tempdir_in("/dev/shm").expect("a folder in memory");
     std::fs::set_permissions(memory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("its mode");
@@ -58,38 +66,48 @@ pub fn measure(table: &mut Table, scale: u32, seconds: u32) {
         pin(pid, "1-255");
     }
     rig::link(&daemon, &production, &["--snapshot-every", "1m"]);
-    let (mut with, mut lags) = (Vec::new(), Vec::new());
-    for _ in 0..2 {
-        let (tps, seen) = sampled(&daemon, || pgbench(&production, seconds));
-        with.push(tps);
-        lags.extend(seen);
-    }
+    let (first, mut lags) = sampled(&daemon, full);
+    let (second, seen) = sampled(&daemon, full);
+    lags.extend(seen);
+    let with = [first, second];
+    let (calm_with, calm_lags) = sampled(&daemon, steady);
     assert!(daemon.pando(&["unlink", "shop"]).status.success());
     drop(daemon);
-    without.push(alone());
+    without.push(full());
 
     let standby = production.standby(ProductionOptions::default());
     pin(standby.pid().expect("the standby runs"), "1-255");
-    let bare = [pgbench(&production, seconds), pgbench(&production, seconds)];
+    let bare = [full(), full()];
     drop(standby);
-    without.push(alone());
+    without.push(full());
 
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let share = |values: &[f64]| format!("{:.2}", mean(values) / mean(&without));
     table.row(
-        "production's tps while Pando follows, pgbench with 4 clients, durable",
+        "production's tps while Pando follows, pgbench with 4 clients at full speed on one core, durable",
         &format!("{:.0}", mean(&with)),
         &format!("without: {:.0} ({}); with a bare standby: {:.0}", mean(&without), runs(&without), mean(&bare)),
         &format!("{} (bare standby: {})", share(&with), share(&bare)),
         "≥ 0.95",
     );
     table.row(
-        &format!("lag of the timeline under that load, {} looks", lags.len()),
-        &format!("p50 {:.0} ms, p99 {:.0} ms", rig::percentile(&lags, 0.5), rig::percentile(&lags, 0.99)),
-        "",
-        "",
-        "p99 ≤ 1 s",
+        &format!("the same at a steady {rate:.0} transactions a second, half of what it can do: tps, mean latency"),
+        &format!("{:.0}, {:.2} ms", calm_with.0, calm_with.1),
+        &format!("without: {:.0}, {:.2} ms", calm.0, calm.1),
+        &format!("{:.2}, {:.2}", calm_with.0 / calm.0, calm_with.1 / calm.1),
+        "tps ≥ 0.95",
     );
+    let lag_row = |table: &mut Table, what: &str, lags: &[f64]| {
+        table.row(
+            &format!("lag of the timeline at {what}, {} looks", lags.len()),
+            &format!("p50 {:.0} ms, p99 {:.0} ms", rig::percentile(lags, 0.5), rig::percentile(lags, 0.99)),
+            "",
+            "",
+            "p99 ≤ 1 s",
+        );
+    };
+    lag_row(table, "full speed", &lags);
+    lag_row(table, "the steady rate", &calm_lags);
 }
 
 /// Single runs, as shown.
