@@ -20,6 +20,7 @@ mod at_once;
 mod crashes;
 mod kills;
 mod life;
+mod odd_production;
 mod outages;
 mod proxy;
 mod refusals;

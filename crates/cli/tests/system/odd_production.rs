@@ -1,0 +1,84 @@
+//! A production that is set up in an unusual way, and a clone of it that is whole, small and kept to itself.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use pando_testkit::ProductionOptions;
+
+use crate::stand::{Copy, Stand, with};
+
+/// pg_wal elsewhere, group access, small segments, checksums, and memory for a large machine.
+fn odd(wal: &std::path::Path) -> ProductionOptions {
+    let mut options = with(&["shared_buffers = '300MB'", "max_connections = 40", "archive_timeout = 0"]);
+    options.initdb = ["--wal-segsize=2", "--data-checksums", "--allow-group-access"].map(str::to_owned).to_vec();
+    options.initdb.push(format!("--waldir={}", wal.display()));
+    options
+}
+
+fn is(copy: &Copy, sql: &str, wanted: &str) {
+    assert_eq!(copy.sql(sql), wanted, "{sql}");
+}
+
+#[test]
+fn t08_t18_t19_t20_t22_t23_t25_an_odd_production_has_clones_like_any_other() {
+    // Made by the server's own account, below a folder that anybody may write to.
+    let wal = tempfile::Builder::new().prefix("pando-wal-").tempdir_in("/tmp").unwrap();
+    fs::set_permissions(wal.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let Some(stand) = Stand::of(odd(&wal.path().join("wal"))) else { return };
+    let production = &stand.production;
+    production.psql("CREATE TABLE kept (n int PRIMARY KEY, text text)");
+    production.psql("INSERT INTO kept SELECT n, repeat('k', 300) FROM generate_series(1, 20000) n");
+    production.psql("CREATE UNLOGGED TABLE cache AS SELECT generate_series(1, 10) AS n");
+    production.psql("CREATE SEQUENCE numbers; SELECT nextval('numbers')");
+    production.psql("CREATE EXTENSION amcheck");
+    assert!(production.data().join("pg_wal").is_symlink());
+    let app = stand.link(&["--snapshot-every", "1h"]);
+    let notes = app.to_string();
+    assert!(notes.contains("1 unlogged tables are empty in clones"), "{notes}");
+
+    // T-19: whatever was committed before the command is in a clone of `now`, however far replay was behind.
+    for round in 0..5 {
+        production.psql(&format!("UPDATE kept SET text = 'round {round}'"));
+        let copy = stand.copy("shop@now", &format!("now{round}"));
+        is(&copy, &format!("SELECT count(*) FROM kept WHERE text = 'round {round}'"), "20000");
+        stand.json(&["rm", &format!("now{round}")]);
+    }
+
+    let copy = stand.copy("shop@now", "copy");
+    let data = copy.path("db");
+    // T-8: all of it is inside the volume.
+    assert!(data.join("pg_wal").is_dir() && !data.join("pg_wal").is_symlink());
+    assert_eq!(fs::read_dir(data.join("pg_tblspc")).unwrap().count(), 0);
+    // T-18.
+    is(&copy, "SELECT count(*) FROM cache", "0");
+    assert!(copy.sql("SELECT nextval('numbers')").parse::<u32>().unwrap() >= 2);
+    // T-23: what the server wants of its directory, and nobody else may look in.
+    assert_eq!(fs::metadata(&data).unwrap().permissions().mode() & 0o7777, 0o700);
+    // T-25: fitted to a clone, but for what the log demands (T-11).
+    assert!(
+        copy.sql("SELECT setting::int FROM pg_settings WHERE name = 'shared_buffers'").parse::<u32>().unwrap() < 16384
+    );
+    is(&copy, "SHOW max_connections", "40");
+    is(&copy, "SHOW huge_pages", "off");
+    is(&copy, "SHOW wal_segment_size", "2MB");
+    // T-20: every page and every index is whole.
+    is(&copy, "SHOW data_checksums", "on");
+    let checked =
+        Command::new(production.bin().join("pg_amcheck")).args(["--heapallindexed", copy.url()]).output().unwrap();
+    assert!(
+        checked.status.success(),
+        "{} {}",
+        String::from_utf8_lossy(&checked.stdout),
+        String::from_utf8_lossy(&checked.stderr)
+    );
+    stand.json(&["stop", "copy"]);
+    let sums = Command::new(production.bin().join("pg_checksums")).arg("--check").arg(&data).output().unwrap();
+    assert!(sums.status.success(), "{}", String::from_utf8_lossy(&sums.stderr));
+    // T-22: Pando asked production for no switch of segments: what lies there is what was written.
+    assert_eq!(production.psql("SELECT count(*) FROM pg_stat_archiver WHERE archived_count > 0"), "0");
+    stand.json(&["rm", "copy"]);
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    stand.end(&[]);
+}
