@@ -18,6 +18,7 @@
 pub mod files;
 pub mod postgres;
 pub mod sim;
+pub mod toolkit;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -250,6 +251,9 @@ pub enum EngineError {
         /// Why it failed.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A program that is not ours, and not one that this code knows, did something wrong: one line says all.
+    #[error("{0}")]
+    Foreign(String),
     /// What was read makes no sense, or what was asked cannot be done.
     #[error("{0}")]
     Invalid(String),
@@ -310,6 +314,10 @@ pub trait Engine: Send + Sync {
 
     /// Makes a tree ready to be served: cleans it of production, writes settings, brings the log in.
     fn stage(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError>;
+    /// Whether a clone of it has a server.
+    fn serves(&self, _source: &Source) -> bool {
+        true
+    }
     /// The server's unit; `None` where nothing needs to run (`files`).
     fn serve(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError>;
     /// Whether it answers.

@@ -3,6 +3,7 @@
 //! one place where a command is built, one where a file is made durable, and one where a test can fail it.
 
 pub mod account;
+mod bounded;
 pub mod clock;
 pub mod durable;
 pub mod fail;
@@ -11,6 +12,7 @@ pub mod secret;
 pub mod tool;
 
 pub use account::Account;
+pub use bounded::Bounds;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use fail::{FailAction, FailPoints, Injected};
 pub use tool::{Finished, Tool, ToolCommand, ToolError};

@@ -51,6 +51,22 @@ pub enum ToolError {
         /// The end of its stderr.
         stderr: String,
     },
+    /// It took longer than it was given, and was killed.
+    #[error("{program} had not ended after {seconds} s and was killed")]
+    Late {
+        /// Its name.
+        program: String,
+        /// What it was given.
+        seconds: u64,
+    },
+    /// It printed more than it may, and was killed.
+    #[error("{program} printed more than {limit} bytes and was killed")]
+    Flood {
+        /// Its name.
+        program: String,
+        /// What it may print.
+        limit: usize,
+    },
 }
 
 impl ToolError {
@@ -171,6 +187,11 @@ impl ToolCommand {
     pub fn account(mut self, account: Option<&Account>) -> Self {
         self.account = account.cloned();
         self
+    }
+
+    /// The program's path.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The ready-made command, for callers that own the child themselves.

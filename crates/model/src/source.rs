@@ -17,6 +17,8 @@ pub enum EngineKind {
     Postgres,
     /// A directory.
     Files,
+    /// Any other server or tool, known to an executable of its user.
+    Toolkit,
     /// The simulated engine of the tests.
     Sim,
 }
@@ -27,15 +29,8 @@ impl EngineKind {
         match self {
             Self::Postgres => "postgres",
             Self::Files => "files",
+            Self::Toolkit => "toolkit",
             Self::Sim => "sim",
-        }
-    }
-
-    /// The name a source of this kind gets when the user gives none.
-    pub const fn default_source_name(self) -> &'static str {
-        match self {
-            Self::Postgres | Self::Sim => "db",
-            Self::Files => "files",
         }
     }
 }
@@ -51,7 +46,7 @@ impl fmt::Display for EngineKind {
 pub struct SourceUrl {
     /// The engine that the scheme names.
     pub engine: EngineKind,
-    /// The scheme as typed: `postgres`, `postgresql`, `file`, `ssh`, `sim`.
+    /// The scheme as typed: `postgres`, `postgresql`, `file`, `ssh`, `toolkit+NAME`, `sim`.
     pub scheme: String,
     /// The user, percent-decoded.
     pub user: Option<String>,
@@ -74,7 +69,7 @@ pub enum SourceUrlError {
     #[error("this is not a URL ({0}); a source looks like postgres://user:password@host/database or file:///srv/files")]
     Malformed(String),
     /// A scheme that no engine knows.
-    #[error("no engine knows {0}:// URLs; known are postgres://, file:// and ssh://")]
+    #[error("no engine knows {0}:// URLs; known are postgres://, file://, ssh:// and toolkit+NAME://")]
     Scheme(String),
     /// A part is missing.
     #[error("{0}")]
@@ -87,12 +82,29 @@ impl SourceUrl {
         Some(self.path.trim_start_matches('/')).filter(|name| !name.is_empty())
     }
 
+    /// The toolkit that a `toolkit+NAME://` URL names.
+    pub fn toolkit(&self) -> Option<&str> {
+        self.scheme.strip_prefix(TOOLKIT)
+    }
+
+    /// The name this source gets when the user gives none.
+    pub fn default_source_name(&self) -> &str {
+        match self.engine {
+            EngineKind::Postgres | EngineKind::Sim => "db",
+            EngineKind::Files => "files",
+            EngineKind::Toolkit => self.toolkit().unwrap_or("data"),
+        }
+    }
+
     /// The same without its password, for the catalog's plain columns and for people.
     #[must_use]
     pub fn without_password(&self) -> Self {
         Self { password: None, ..self.clone() }
     }
 }
+
+/// How the scheme of a toolkit's URL begins.
+const TOOLKIT: &str = "toolkit+";
 
 fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
@@ -110,6 +122,10 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+fn is_toolkit(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 63 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
 impl FromStr for SourceUrl {
     type Err = SourceUrlError;
     fn from_str(text: &str) -> Result<Self, SourceUrlError> {
@@ -118,6 +134,8 @@ impl FromStr for SourceUrl {
             "postgres" | "postgresql" => EngineKind::Postgres,
             "file" | "ssh" => EngineKind::Files,
             "sim" => EngineKind::Sim,
+            // A name is a file's name, too: no dots and no slashes.
+            other if other.strip_prefix(TOOLKIT).is_some_and(is_toolkit) => EngineKind::Toolkit,
             other => return Err(SourceUrlError::Scheme(other.to_owned())),
         };
         let source = Self {
@@ -181,6 +199,19 @@ mod tests {
         assert!(!format!("{url} {url:?}").contains("cret"));
         let socket: SourceUrl = "postgres:///shop?host=/var/run/postgresql".parse()?;
         assert_eq!((socket.database(), socket.host.as_deref()), (Some("shop"), None));
+        Ok(())
+    }
+
+    #[test]
+    fn a_toolkit_is_named_in_the_scheme() -> Result<(), SourceUrlError> {
+        let url: SourceUrl = "toolkit+etcd://root:s%3Acret@[::1]:2379/a%20b?ca=/x".parse()?;
+        assert_eq!((url.engine, url.toolkit()), (EngineKind::Toolkit, Some("etcd")));
+        assert_eq!((url.user.as_deref(), url.password.as_deref()), (Some("root"), Some("s:cret")));
+        assert_eq!((url.host.as_deref(), url.port, url.path.as_str()), (Some("::1"), Some(2379), "/a b"));
+        assert!("toolkit+sqlite:///srv/app.db".parse::<SourceUrl>().is_ok_and(|url| url.path == "/srv/app.db"));
+        for bad in ["toolkit://x", "toolkit+://x", "toolkit+a.b://x", "toolkit+../x://y"] {
+            assert!(bad.parse::<SourceUrl>().is_err(), "{bad}");
+        }
         Ok(())
     }
 

@@ -375,7 +375,7 @@ fn warn_of_lease(world: &Arc<World>, record: &CloneRecord, now: Timestamp) -> Do
 
 /// Starts servers that died. One that dies again within twenty seconds of that has failed.
 fn keep_running(world: &Arc<World>, record: &CloneRecord, owner: &Owner) -> Done<()> {
-    for (name, held) in owner.sources.iter().filter(|(_, held)| units::has_server(held.kind)) {
+    for (name, held) in owner.sources.iter().filter(|(_, held)| held.engine.serves(&held.source)) {
         let Some(unit) = held.units.get("server") else { continue };
         if !matches!(world.runtime.state(unit)?, UnitState::Running { .. }) {
             let live = world.live(&owner.id, name);
@@ -391,7 +391,7 @@ fn keep_running(world: &Arc<World>, record: &CloneRecord, owner: &Owner) -> Done
             );
             units::start_server(world, held)?;
         }
-        if record.record {
+        if record.record && units::has_log(held.kind) {
             units::start_receiver(world, held)?;
             let pulse = held.engine.pulse(&held.seat, &held.source, false).map_err(IntoProblem::into_problem)?;
             world.set_live(&owner.id, name, |live| {

@@ -86,6 +86,11 @@ impl Home {
         self.root.join("boot")
     }
 
+    /// Where toolkits are looked for: the home's own, then those of packages.
+    pub fn toolkits(&self) -> Vec<PathBuf> {
+        vec![self.root.join("toolkits"), PathBuf::from("/usr/lib/pando/toolkits")]
+    }
+
     /// A source's change log.
     pub fn log(&self, owner: &OwnerId, source: &Name) -> PathBuf {
         self.log_of(owner).join(source.as_str())

@@ -173,7 +173,7 @@ fn latest(world: &World, owner: &Owner, asked: String) -> Done<Plan> {
 
 /// Whether any source has no log and must be looked at by a sync.
 fn needs_sync(owner: &Owner) -> bool {
-    owner.sources.values().any(|held| !crate::units::has_server(held.kind))
+    owner.sources.values().any(|held| !crate::units::has_log(held.kind))
 }
 
 fn now(run: &Run, owner: &Owner, asked_at: Timestamp, asked: String) -> Done<Plan> {
@@ -192,7 +192,7 @@ fn at(run: &Run, owner: &Owner, time: Timestamp, asked_at: Timestamp, asked: Str
     let known = owner
         .sources
         .iter()
-        .filter(|(_, held)| crate::units::has_server(held.kind))
+        .filter(|(_, held)| crate::units::has_log(held.kind))
         .all(|(name, _)| run.world.live(&owner.id, name).pulse.through.is_some_and(|through| through >= time));
     if !known && owner.records() {
         // Not known to be complete yet: ask production where it is, and wait for the log.
@@ -210,7 +210,7 @@ fn reach(run: &Run, owner: &Owner, enough: Option<Timestamp>) -> Done<Timestamp>
     let world = &run.world;
     let mut all: Option<Timestamp> = None;
     for (name, held) in &owner.sources {
-        if !crate::units::has_server(held.kind) {
+        if !crate::units::has_log(held.kind) {
             continue;
         }
         let mut through = None;
@@ -259,7 +259,7 @@ fn serve_time(run: &Run, owner: &Owner, time: Timestamp, asked: String) -> Done<
     let mut sources = BTreeMap::new();
     let mut base = None;
     for (name, held) in &owner.sources {
-        let plan = if crate::units::has_server(held.kind) {
+        let plan = if crate::units::has_log(held.kind) {
             let (snapshot, plan) = roll_source(&snapshots, name, held, time)?
                 .ok_or_else(|| nearest_or(world, owner, time, "cannot be served"))?;
             base.get_or_insert(snapshot);
@@ -280,7 +280,7 @@ fn files_at(owner: &Owner, snapshot: &SnapshotRecord) -> Option<Timestamp> {
     owner
         .sources
         .iter()
-        .filter(|(_, held)| !crate::units::has_server(held.kind))
+        .filter(|(_, held)| !crate::units::has_log(held.kind))
         .filter_map(|(name, _)| snapshot.sources.get(name).map(|stored| stored.at))
         .min()
 }
@@ -337,7 +337,7 @@ fn still_source(snapshots: &[SnapshotRecord], name: &Name, time: Timestamp) -> O
 fn lsn_plan(run: &Run, owner: &Owner, lsn: Lsn, asked: String) -> Done<Plan> {
     let world = &run.world;
     let snapshots = owner.snapshots(world)?;
-    let mut databases = owner.sources.iter().filter(|(_, held)| crate::units::has_server(held.kind));
+    let mut databases = owner.sources.iter().filter(|(_, held)| crate::units::has_log(held.kind));
     let (Some((name, held)), None) = (databases.next(), databases.next()) else {
         return Err(refused("a log position needs an app with exactly one database").into());
     };
@@ -371,7 +371,7 @@ pub fn ranges(world: &World, owner: &Owner) -> Done<Vec<RangeView>> {
         return Ok(Vec::new());
     }
     let mut common: Option<Vec<RangeView>> = None;
-    for (name, held) in owner.sources.iter().filter(|(_, held)| crate::units::has_server(held.kind)) {
+    for (name, held) in owner.sources.iter().filter(|(_, held)| crate::units::has_log(held.kind)) {
         let mut found: Vec<RangeView> = Vec::new();
         let stretches = held.engine.stretches(&held.seat.log)?;
         for stretch in &stretches {

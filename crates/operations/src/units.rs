@@ -211,6 +211,11 @@ pub const fn has_server(kind: EngineKind) -> bool {
     !matches!(kind, EngineKind::Files)
 }
 
+/// Whether sources of this kind have a log, and with it every second. The others show what their last sync found.
+pub const fn has_log(kind: EngineKind) -> bool {
+    !matches!(kind, EngineKind::Files | EngineKind::Toolkit)
+}
+
 /// A source's name and server unit, for logs.
 pub fn servers(owner: &Owner) -> Vec<(Name, String, UnitId)> {
     owner

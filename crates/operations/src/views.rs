@@ -96,7 +96,7 @@ pub fn lag(world: &World, owner: &Owner) -> Option<f64> {
 
 /// The moment up to which everything is known.
 fn through(world: &World, owner: &Owner) -> Option<Timestamp> {
-    let databases = owner.sources.iter().filter(|(_, held)| units::has_server(held.kind));
+    let databases = owner.sources.iter().filter(|(_, held)| units::has_log(held.kind));
     let mut times = databases.map(|(name, _)| world.live(&owner.id, name).pulse.through).peekable();
     if times.peek().is_none() {
         return owner.snapshots(world).ok()?.last().map(|snapshot| snapshot.moment);

@@ -17,6 +17,7 @@
 
 mod daemon;
 mod docker;
+mod etcd;
 mod loopfs;
 mod production;
 mod seed;
@@ -24,6 +25,7 @@ pub mod tools;
 
 pub use daemon::Daemon;
 pub use docker::{Docker, Image};
+pub use etcd::{ETCD_SECRET, Etcd, etcdctl, example_toolkit};
 pub use loopfs::{FsKind, LoopFs};
 pub use production::{Production, ProductionOptions};
 pub use seed::Seed;

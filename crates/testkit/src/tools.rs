@@ -10,6 +10,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("docker", "docker.io"),
     ("docker-compose", "docker-compose"),
     ("dockerd", "docker.io"),
+    ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
     ("filefrag", "e2fsprogs"),
     ("getfacl", "acl"),
     ("getfattr", "attr"),

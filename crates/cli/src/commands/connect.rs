@@ -99,7 +99,7 @@ fn plan(clone: &CloneView, name: &Name, source: &SourceView) -> Done<Plan> {
             let env = quote::libpq(source).ok_or_else(|| no_address(clone, name))?;
             Ok(Plan { program: "psql".into(), env, dir: None })
         }
-        EngineKind::Sim => Err(no_address(clone, name)),
+        EngineKind::Toolkit | EngineKind::Sim => Err(no_address(clone, name)),
     }
 }
 

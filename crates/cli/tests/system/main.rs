@@ -26,4 +26,5 @@ mod proxy;
 mod refusals;
 mod sanitised;
 mod stand;
+mod toolkit;
 mod unprivileged;

@@ -246,6 +246,10 @@ impl Engine for FilesEngine {
         Ok(())
     }
 
+    fn serves(&self, _source: &Source) -> bool {
+        false
+    }
+
     fn serve(&self, _seat: &Seat, _source: &Source) -> Result<Option<UnitPlan>, EngineError> {
         Ok(None)
     }

@@ -18,7 +18,7 @@ mod mirror;
 mod production;
 mod session;
 mod settings;
-mod tree;
+pub(crate) mod tree;
 pub mod wal;
 
 use std::collections::{HashMap, HashSet};

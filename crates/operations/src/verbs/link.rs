@@ -72,7 +72,6 @@ impl Link {
             let name = match source.name {
                 Some(name) => name,
                 None => url
-                    .engine
                     .default_source_name()
                     .parse()
                     .map_err(|error| usage(format!("a source has no name: {error}")))?,
@@ -299,14 +298,14 @@ pub fn start_following(run: &Run, owner: &Owner) -> Done<()> {
         for (name, held) in &owner.sources {
             follow::ensure_units(world, owner, name, held)?;
             let mut pulse = held.engine.pulse(&held.seat, &held.source, false)?;
-            if pulse.link == Following::Following && units::has_server(held.kind) {
+            if pulse.link == Following::Following && units::has_log(held.kind) {
                 // The first copy of a busy production brings commits into the log: only what production is asked
                 // for now, and is found in the log, shows that it flows.
                 pulse = held.engine.pulse(&held.seat, &held.source, true)?;
             }
             world.set_live(&owner.id, name, |live| live.pulse = pulse.clone());
             match pulse.link {
-                Following::Following if pulse.through.is_some() || !units::has_server(held.kind) => {}
+                Following::Following if pulse.through.is_some() || !units::has_log(held.kind) => {}
                 Following::Following => waiting = Some((held, "the log does not flow yet".to_owned())),
                 Following::Disconnected(why) | Following::Restart(why) | Following::Lost(why) => {
                     waiting = Some((held, why))

@@ -210,7 +210,7 @@ impl Snapshot {
     fn mark(&mut self, run: &Run) -> Done<()> {
         let world = &run.world;
         let owner = self.owner(run)?;
-        let synced = owner.clone.is_none() && owner.sources.values().any(|held| !units::has_server(held.kind));
+        let synced = owner.clone.is_none() && owner.sources.values().any(|held| !units::has_log(held.kind));
         if synced {
             for held in owner.sources.values() {
                 held.engine.release(&held.seat, &held.source)?;
@@ -278,7 +278,7 @@ impl Snapshot {
     /// no snapshot. Right after a link, or on a busy machine, one look may not be enough: the log's programs take
     /// seconds to connect.
     fn wait_for_log(&self, run: &Run, owner: &Owner) -> Done<()> {
-        for (name, held) in owner.sources.iter().filter(|(_, held)| units::has_server(held.kind)) {
+        for (name, held) in owner.sources.iter().filter(|(_, held)| units::has_log(held.kind)) {
             let through = run.world.live(&owner.id, name).pulse.through;
             let mut complete = through.is_some_and(|through| through >= self.asked);
             for _ in 0..LOOKS {

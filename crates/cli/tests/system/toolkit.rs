@@ -1,0 +1,167 @@
+//! A server that Pando does not know, by the worked example of a toolkit: a real etcd is linked, cloned,
+//! refreshed, rewound and removed, alone and beside a database.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use pando_testkit::{Daemon, ETCD_SECRET, Etcd, etcdctl, example_toolkit, tools, wait_until};
+use serde_json::Value;
+
+use crate::stand::{PANDO, Stand, said};
+
+/// Puts a toolkit where the daemon of a home looks for it.
+fn install(daemon: &Daemon, name: &str) {
+    let dir = daemon.home().join("toolkits");
+    fs::create_dir_all(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy(example_toolkit(), dir.join(name)).unwrap();
+    fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A key of a clone, asked at its address as its user would.
+fn value(clone: &Value, source: &str, key: &str) -> String {
+    let at = Address::of(clone, source);
+    let said = at.ctl(&["get", key, "--print-value-only"]);
+    assert!(said.status.success(), "{clone}: {}", String::from_utf8_lossy(&said.stderr));
+    String::from_utf8_lossy(&said.stdout).trim().to_owned()
+}
+
+/// A clone's address, taken apart.
+struct Address {
+    user: String,
+    password: String,
+    endpoint: String,
+}
+
+impl Address {
+    fn of(clone: &Value, source: &str) -> Self {
+        let url = clone["sources"][source]["url"].as_str().unwrap();
+        let (user, rest) = url.strip_prefix("http://").unwrap().split_once(':').unwrap();
+        let (password, address) = rest.split_once('@').unwrap();
+        Self { user: user.to_owned(), password: password.to_owned(), endpoint: format!("http://{address}") }
+    }
+
+    fn ctl(&self, args: &[&str]) -> Output {
+        etcdctl(&self.endpoint, Some((&self.user, &self.password)), args)
+    }
+}
+
+#[test]
+fn an_etcd_is_linked_cloned_refreshed_rewound_and_removed() {
+    if !(tools::require_root() && tools::require("mkfs.btrfs")) {
+        return;
+    }
+    let Some(mut production) = Etcd::start() else { return };
+    let mut daemon = Daemon::start(Path::new(PANDO));
+    production.put("color", "red");
+    let url = production.url("etcd");
+    let fails = |daemon: &Daemon, code: i32, args: &[&str]| said(&daemon.pando(args), code, args);
+
+    // Not there yet; there, but open to others; there, and a wrong password.
+    let missing = fails(&daemon, 4, &["link", "keys", &url]);
+    assert!(missing.contains("there is no toolkit etcd"), "{missing}");
+    install(&daemon, "etcd");
+    let path = daemon.home().join("toolkits/etcd");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    let open = fails(&daemon, 4, &["link", "keys", &url]);
+    assert!(open.contains("chmod go-w"), "{open}");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let unknown = fails(&daemon, 1, &["link", "keys", &url.replace(ETCD_SECRET, "prod-secret-wrong")]);
+    assert!(unknown.contains("not with this password"), "{unknown}");
+
+    let app = daemon.pando_json(&["link", "keys", &url, "--snapshot-every", "2s"]);
+    assert_eq!(app["sources"]["etcd"]["engine"], "toolkit", "{app}");
+    assert!(app["sources"]["etcd"]["version"].as_str().unwrap().starts_with("etcd 3"), "{app}");
+    let first = daemon.pando_json(&["clone", "keys", "ann"]);
+    assert_eq!((first["state"].as_str(), value(&first, "etcd", "color").as_str()), (Some("running"), "red"));
+    // The first state at or after a moment, and how far it is off.
+    let moment = jiff::Timestamp::now();
+    std::thread::sleep(Duration::from_millis(20));
+    production.put("color", "green");
+    let second = daemon.pando_json(&["clone", &format!("keys@{moment}"), "ben"]);
+    assert_eq!(value(&second, "etcd", "color"), "green");
+    assert!(second["sources"]["etcd"]["skew_seconds"].as_f64().unwrap() >= 0.0, "{second}");
+
+    // Nobody of production enters a clone, and a clone knows no production.
+    let own = Address::of(&first, "etcd");
+    let stranger = etcdctl(&own.endpoint, Some(("root", ETCD_SECRET)), &["get", "color"]);
+    assert!(!stranger.status.success());
+    assert!(!etcdctl(&own.endpoint, None, &["get", "color"]).status.success());
+    for dir in ["toolkits", "log", "clones"] {
+        let found = tools::output(Path::new("grep"), &["-r", ETCD_SECRET, daemon.home().join(dir).to_str().unwrap()]);
+        assert!(found.stdout.is_empty(), "{found:?}");
+    }
+
+    // What is written in a clone is its own; it is refreshed, taken back, rewound.
+    let put = own.ctl(&["put", "color", "mine"]);
+    assert!(put.status.success(), "{put:?}");
+    let snapshot = daemon.pando_json(&["snapshot", "ann"])["snapshot"].as_str().map(str::to_owned);
+    let kept =
+        snapshot.or_else(|| daemon.pando_json(&["timeline", "ann"])["snapshots"][0]["id"].as_str().map(str::to_owned));
+    let refreshed = daemon.pando_json(&["refresh", "ann@now"]);
+    assert_eq!(refreshed["sources"]["etcd"]["url"], first["sources"]["etcd"]["url"]);
+    assert_eq!(value(&refreshed, "etcd", "color"), "green");
+    assert_eq!(value(&daemon.pando_json(&["undo", "ann"]), "etcd", "color"), "mine");
+    let rewound = daemon.pando_json(&["rewind", &format!("ann@{}", kept.unwrap())]);
+    assert_eq!(value(&rewound, "etcd", "color"), "mine");
+
+    // A change is noticed, a new snapshot is taken and prepared, and production's end is shown.
+    production.put("color", "blue");
+    let prepared = || {
+        let newest = daemon.pando_json(&["timeline", "keys"])["snapshots"].as_array().unwrap().last().cloned();
+        newest.is_some_and(|newest| newest["prepared"] == true)
+            && value(&daemon.pando_json(&["refresh", "ben"]), "etcd", "color") == "blue"
+    };
+    assert!(wait_until(Duration::from_secs(40), prepared), "{}", daemon.log());
+    production.stop();
+    let away = || daemon.pando_json(&["show", "keys"])["state"] == "disconnected";
+    assert!(wait_until(Duration::from_secs(30), away), "{}", daemon.log());
+    production.resume();
+    let back = || daemon.pando_json(&["show", "keys"])["state"] == "following";
+    assert!(wait_until(Duration::from_secs(30), back), "{}", daemon.log());
+
+    // Its server dies, and is started again; the daemon is killed, and finds everything again.
+    daemon.kill9();
+    daemon.resume();
+    assert_eq!(value(&daemon.pando_json(&["show", "ben"]), "etcd", "color"), "blue");
+    daemon.pando_json(&["stop", "ben"]);
+    daemon.pando_json(&["start", "ben"]);
+    assert_eq!(value(&daemon.pando_json(&["show", "ben"]), "etcd", "color"), "blue");
+
+    for name in ["ann", "ben"] {
+        daemon.pando_json(&["rm", name]);
+    }
+    daemon.pando_json(&["unlink", "keys"]);
+    assert!(wait_until(Duration::from_secs(5), || daemon.processes().len() <= 1), "{:?}", daemon.processes());
+    assert!(!daemon.log().contains(ETCD_SECRET));
+    let alarms = daemon.alarms(&["the heartbeat of an app"]);
+    assert!(alarms.is_empty(), "{alarms:#?}");
+}
+
+#[test]
+fn an_etcd_beside_a_database_shows_the_first_state_at_or_after_the_moment() {
+    let Some(stand) = Stand::new() else { return };
+    let Some(production) = Etcd::start() else { return };
+    install(&stand.daemon, "etcd");
+    stand.production.psql("CREATE TABLE mark (n int)");
+    production.put("n", "0");
+    let keys = format!("keys={}", production.url("etcd"));
+    stand.link(&[&keys, "--snapshot-every", "1h"]);
+    stand.production.psql("INSERT INTO mark VALUES (1)");
+    production.put("n", "1");
+    std::thread::sleep(Duration::from_millis(1100));
+    let moment = jiff::Timestamp::now();
+    stand.production.psql("INSERT INTO mark VALUES (2)");
+    production.put("n", "2");
+    let copy = stand.copy(&format!("shop@{moment}"), "dev");
+    assert_eq!(copy.sql("SELECT max(n) FROM mark"), "1");
+    assert_eq!(value(&copy.0, "keys", "n"), "2");
+    assert!(copy.0["sources"]["keys"]["skew_seconds"].as_f64().unwrap() > 0.0, "{}", copy.0);
+    stand.json(&["rm", "dev"]);
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    stand.end(&[]);
+}
