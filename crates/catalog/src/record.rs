@@ -59,6 +59,9 @@ pub struct AppRecord {
     pub policy: Policy,
     /// Settings for every clone.
     pub set: SettingChange,
+    /// Hooks and edits, which may hold secrets.
+    #[serde(default)]
+    pub stitches: Option<Sealed>,
     /// The mirror's volume.
     pub volume: VolumeId,
     /// When it was linked.

@@ -11,6 +11,7 @@ fn app(name: &str, seed: u32) -> AppRecord {
         problem: None,
         policy: Policy::default(),
         set: Default::default(),
+        stitches: None,
         volume: VolumeId::from_parts(1, seed),
         created_at: Timestamp::UNIX_EPOCH,
         sources: Default::default(),

@@ -331,6 +331,10 @@ pub trait Engine: Send + Sync {
     fn slim(&self, seat: &Seat, source: &Source) -> Result<(), EngineError>;
     /// Whether a user may set these server settings on clones.
     fn check_settings(&self, set: &SettingChange) -> Result<(), EngineError>;
+    /// Runs a user's statements on a served clone's database, all or none where the server can.
+    fn execute(&self, _seat: &Seat, _source: &Source, _statements: &str) -> Result<(), EngineError> {
+        Err(EngineError::Invalid(format!("{} sources take no SQL", self.kind())))
+    }
     /// The complete address of a served source.
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String>;
 }

@@ -3,6 +3,7 @@
 //! one place where a command is built, one where a file is made durable, and one where a test can fail it.
 
 pub mod account;
+pub mod beneath;
 mod bounded;
 pub mod clock;
 pub mod durable;
@@ -12,6 +13,7 @@ pub mod secret;
 pub mod tool;
 
 pub use account::Account;
+pub use beneath::Beneath;
 pub use bounded::Bounds;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use fail::{FailAction, FailPoints, Injected};

@@ -9,6 +9,7 @@ mod id;
 mod lsn;
 mod moment;
 mod name;
+mod nearest;
 mod policy;
 mod request;
 mod source;
@@ -21,6 +22,7 @@ pub use id::{AppId, CloneId, IdParseError, OperationId, OwnerId, PoolSnapshotId,
 pub use lsn::{Lsn, LsnParseError};
 pub use moment::{Moment, MomentParseError, Target, parse_span};
 pub use name::{Name, NameError};
+pub use nearest::nearest;
 pub use policy::{Policy, Tier};
 pub use request::{
     BookmarkRequest, CloneRequest, LeaseRequest, LinkRequest, LinkSource, MomentRequest, RefreshRequest, Request,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hook::{Edit, Hook};
 use crate::moment::Moment;
 use crate::name::Name;
 use crate::policy::Policy;
@@ -44,6 +45,12 @@ pub struct LinkRequest {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
     pub set: SettingChange,
+    /// What is changed in every clone, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edits: Vec<Edit>,
+    /// Commands at points of operations, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<Hook>,
 }
 
 /// Server settings, `name = value`.

@@ -136,6 +136,9 @@ view!(
         pub sources: BTreeMap<Name, SourceView>,
         /// Snapshots and their keeping.
         pub policy: Policy,
+        /// Its edits and hooks, in the order in which they run: what each is, without its values.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub stitches: Vec<String>,
         /// How many snapshots there are.
         pub snapshots: usize,
         /// The clones of it, and of its clones.

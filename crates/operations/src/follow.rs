@@ -228,7 +228,7 @@ fn rebase(world: &Arc<World>, owner: &Owner) -> Done<()> {
     let names = [owner.name.to_string(), units_of(&owner.name)];
     let Some(_claim) = world.try_claim(&names, "rebase") else { return Ok(()) };
     let why = owner.app.problem.clone().unwrap_or_else(|| "an interrupted first copy".to_owned());
-    run_now(world, Rebase::new(&owner.app, &why)).map(drop)
+    run_now(world, Rebase::new(world, &owner.app, &why)).map(drop)
 }
 
 /// One look at the schedule. Answers whether the app is still there.
@@ -347,10 +347,32 @@ fn end_lease(world: &Arc<World>, record: &CloneRecord) -> Done<()> {
     match Remove::new(world, record.name.clone()) {
         Ok(remove) => {
             world.event("lease-ended", Some(&record.name), &format!("the lease of {} has ended", record.name));
-            run_now(world, remove).map(drop)
+            let outcome = run_now(world, remove).map(drop);
+            if let Err(Fault::Problem(_)) = &outcome {
+                postpone(world, record);
+            }
+            outcome
         }
         // It is the parent of others, which still need it for a refresh: it goes after them.
         Err(_) => Ok(()),
+    }
+}
+
+/// A hook kept the clone from going. It is tried again, but not every second.
+fn postpone(world: &World, record: &CloneRecord) {
+    let until = world.now().checked_add(WARNING).ok();
+    let postponed = world.catalog.change(Durability::Ordered, |change| {
+        let fresh = change.get::<CloneRecord>(record.id.as_str())?;
+        match fresh.filter(|fresh| fresh.lease_until == record.lease_until) {
+            Some(mut fresh) => {
+                fresh.lease_until = until;
+                change.put(&fresh)
+            }
+            None => Ok(()),
+        }
+    });
+    if let Err(error) = postponed {
+        tracing::warn!(%error, "a lease could not be postponed");
     }
 }
 

@@ -1,7 +1,7 @@
 //! A home's layout, and the account its units run as.
 //!
 //! ```text
-//! HOME/ catalog.db  secret.key  token  pool.json  boot  log/OWNER/SOURCE/  clones/NAME/SOURCE ▶ the tree
+//! HOME/ catalog.db  secret.key  token  pool.json  boot  hook-accounts  log/OWNER/SOURCE/  clones/NAME/SOURCE ▶ the tree
 //!       pool/ or pool.img  units/  run/pando.sock
 //! RUN/  a short path for sockets and passing files, on a file system that a reboot empties where there is one
 //! ```
@@ -21,6 +21,8 @@ use crate::fault::{failed, io as io_problem};
 
 /// The name of the account that units run as when the daemon is root.
 const ACCOUNT: &str = "pando";
+/// The name of the account that hooks run as then. It owns nothing.
+const HOOK_ACCOUNT: &str = "pando-hook";
 
 /// Where everything of one home lies.
 #[derive(Debug, Clone)]
@@ -118,27 +120,22 @@ impl Home {
         let _ = fs::remove_dir(&self.run);
     }
 
+    /// The accounts that hooks may name.
+    pub fn hook_accounts(&self) -> PathBuf {
+        self.root.join("hook-accounts")
+    }
+
     /// The account that units run as: made when root and missing.
     pub fn account(&self) -> Result<Option<Account>, Problem> {
         if !Account::is_root() {
             return Ok(None);
         }
-        let look = || Account::named(ACCOUNT).map_err(|error| io_problem("reading /etc/passwd", error));
-        if look()?.is_none() {
-            let made = Tool::find("useradd", "passwd").and_then(|tool| {
-                tool.command()
-                    .args(["--system", "--no-create-home", "--home-dir", "/nonexistent"])
-                    .args(["--shell", "/usr/sbin/nologin", "--user-group", "--", ACCOUNT])
-                    .run()
-            });
-            if let Err(error) = made {
-                tracing::warn!(%error, "the account {ACCOUNT} could not be made; units run as nobody");
-            }
-        }
-        match look()? {
-            Some(account) => Ok(Some(account)),
-            None => Account::named("nobody").map_err(|error| io_problem("reading /etc/passwd", error)),
-        }
+        system_account(ACCOUNT)
+    }
+
+    /// The account that hooks run as which name none, where the daemon is root.
+    pub fn hook_account(&self) -> Result<Account, Problem> {
+        system_account(HOOK_ACCOUNT)?.ok_or_else(|| failed(format!("there is no account {HOOK_ACCOUNT}")))
     }
 
     /// Whether the account can reach what lies under HOME.
@@ -159,6 +156,26 @@ impl Home {
             }
         }
         Ok(())
+    }
+}
+
+/// A system account of that name, made when missing; `nobody` where it cannot be made.
+fn system_account(name: &str) -> Result<Option<Account>, Problem> {
+    let look = || Account::named(name).map_err(|error| io_problem("reading /etc/passwd", error));
+    if look()?.is_none() {
+        let made = Tool::find("useradd", "passwd").and_then(|tool| {
+            tool.command()
+                .args(["--system", "--no-create-home", "--home-dir", "/nonexistent"])
+                .args(["--shell", "/usr/sbin/nologin", "--user-group", "--", name])
+                .run()
+        });
+        if let Err(error) = made {
+            tracing::warn!(%error, "the account {name} could not be made; nobody takes its place");
+        }
+    }
+    match look()? {
+        Some(account) => Ok(Some(account)),
+        None => Account::named("nobody").map_err(|error| io_problem("reading /etc/passwd", error)),
     }
 }
 

@@ -5,6 +5,7 @@
 //! | `facade.rs` | the door: submit, wait, look |
 //! | `world.rs`, `home.rs` | what every verb needs: catalog, pool, engines, runtime, clock, paths |
 //! | `journal.rs` | operations: steps, undo, recovery |
+//! | `hooks/` | what users do to clones at points of operations |
 //! | `moments.rs` | from `NAME@MOMENT` to trees and points |
 //! | `units.rs` | servers of mirrors and clones |
 //! | `follow.rs` | the heartbeat: mirrors, schedules, leases |
@@ -15,6 +16,7 @@ mod facade;
 mod fault;
 mod follow;
 mod home;
+mod hooks;
 mod journal;
 mod moments;
 mod owner;

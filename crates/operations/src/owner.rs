@@ -39,6 +39,8 @@ pub struct Owner {
     pub clone: Option<CloneRecord>,
     /// By name.
     pub sources: BTreeMap<Name, Held>,
+    /// Where a clone's servers listen, by source.
+    pub ports: BTreeMap<Name, u16>,
 }
 
 impl Owner {
@@ -84,7 +86,7 @@ impl Owner {
             };
             sources.insert(name.clone(), held);
         }
-        Ok(Self { id, name: app.name.clone(), app, clone: None, sources })
+        Ok(Self { id, name: app.name.clone(), app, clone: None, sources, ports: BTreeMap::new() })
     }
 
     /// A clone as its record says.
@@ -100,6 +102,7 @@ impl Owner {
             .catalog
             .get(clone.app.as_str())?
             .ok_or_else(|| Fault::Problem(failed(format!("the app of clone {} is gone", clone.name))))?;
+        let ports = with.iter().filter_map(|(name, source)| Some((name.clone(), source.port?))).collect();
         let mut sources = BTreeMap::new();
         for (name, stored) in with {
             let held = Held {
@@ -112,7 +115,7 @@ impl Owner {
             };
             sources.insert(name.clone(), held);
         }
-        Ok(Self { id, name: clone.name.clone(), app, clone: Some(clone), sources })
+        Ok(Self { id, name: clone.name.clone(), app, clone: Some(clone), sources, ports })
     }
 
     /// The clone, or the problem that this is an app.

@@ -7,6 +7,7 @@
 //! | `tests/cases.rs` | the table: every verb with what it needs and what it makes |
 //! | `tests/crash.rs` | the loop: every point of every case fails, dies, dies again while it is mended |
 //! | `tests/claims.rs` | who may do what while somebody else does something; a full pool |
+//! | `tests/hooks.rs` | which hooks run when, and what a failing one leaves |
 //! | `tests/heartbeat.rs` | lost mirrors, dead servers, leases |
 //! | `tests/times.rs` | what each second shows |
 
@@ -15,6 +16,7 @@ mod cases;
 mod claims;
 mod crash;
 mod heartbeat;
+mod hooks;
 mod kit;
 mod still;
 mod times;

@@ -41,6 +41,7 @@ pub fn spec(held: &Held, plan: UnitPlan) -> Done<UnitSpec> {
         program: plan.program,
         args: plan.args,
         env: plan.env,
+        input: None,
         dir: plan.dir,
         account: plan.account,
         stop_signal: if plan.stop_by_interrupt { StopSignal::Int } else { StopSignal::Term },

@@ -11,6 +11,7 @@ use pando_model::{
 use pando_pool::Usage;
 
 use crate::fault::Done;
+use crate::hooks::Stitches;
 use crate::moments::ranges;
 use crate::owner::Owner;
 use crate::units;
@@ -136,6 +137,7 @@ pub fn app(world: &World, owner: &Owner) -> Done<AppView> {
         lag_seconds: lag(world, owner),
         sources,
         policy: record.policy.clone(),
+        stitches: Stitches::of(world, record)?.labels(),
         snapshots: owner.snapshots(world)?.len(),
         clones: clones.into_iter().map(|clone| clone.name).collect(),
     })

@@ -19,6 +19,7 @@ type Checked = Result<(), RuntimeError>;
 pub fn spec(program: &str, args: &[&str]) -> UnitSpec {
     let (millis, random) = id_parts(&SystemClock);
     UnitSpec {
+        input: None,
         id: UnitId::from_parts(millis, random),
         program: PathBuf::from(program),
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),

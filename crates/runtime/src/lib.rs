@@ -64,6 +64,9 @@ pub struct UnitSpec {
     /// Its environment, besides `PATH`, `LC_ALL=C`, `TZ=UTC` and Pando's own variables. May hold secrets:
     /// a runtime keeps it out of logs and errors, and stores it only in files of mode 0600.
     pub env: BTreeMap<String, String>,
+    /// What it reads on its standard input; nothing when absent. May hold secrets, like its environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
     /// Working directory.
     pub dir: PathBuf,
     /// The account it runs as; `None`: the daemon's own.

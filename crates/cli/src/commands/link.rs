@@ -66,7 +66,7 @@ fn request(args: LinkArgs, stdin: impl BufRead) -> Done<LinkRequest> {
     });
     let sources = sources(&args.sources, &args.exclude, stdin)?;
     let set: BTreeMap<String, String> = args.set.into_iter().collect();
-    Ok(LinkRequest { app: args.app, sources, policy, set })
+    Ok(LinkRequest { app: args.app, sources, policy, set, edits: Vec::new(), hooks: Vec::new() })
 }
 
 fn sources(typed: &[String], exclude: &[String], stdin: impl BufRead) -> Done<Vec<LinkSource>> {

@@ -133,7 +133,14 @@ impl Story<'_> {
         self.teller.command(&format!("pando link shop '{shown}' {files}"))?;
         let source = |url: String| LinkSource { name: None, url, exclude: Vec::new() };
         let sources = vec![source(self.shop.url("pando", "shop")), source(files)];
-        let body = LinkRequest { app: name("shop")?, sources, policy: None, set: Default::default() };
+        let body = LinkRequest {
+            app: name("shop")?,
+            sources,
+            policy: None,
+            set: Default::default(),
+            edits: Vec::new(),
+            hooks: Vec::new(),
+        };
         let (from, begun) = (now(), SystemClock.instant());
         self.stage.hands.carry_out(async |client| client.link(&body).await)?;
         let took = since(begun);

@@ -463,6 +463,22 @@ impl Engine for PostgresEngine {
         set.iter().try_for_each(|(name, value)| settings::check(name, value))
     }
 
+    fn execute(&self, seat: &Seat, source: &Source, statements: &str) -> Result<(), EngineError> {
+        let facts = self.facts_of(seat, source)?;
+        let failed = |error: postgres::Error| {
+            // The server's own words say which name or sign it is about.
+            let source: Box<dyn std::error::Error + Send + Sync> = match error.as_db_error() {
+                Some(said) => said.to_string().into(),
+                None => Box::new(error),
+            };
+            EngineError::Server { action: "running statements on a clone".to_owned(), source }
+        };
+        let mut client =
+            session::connect(&seat.run, port_of(&seat.data)?, &facts.superuser, database(source)).map_err(failed)?;
+        client.batch_execute("SET statement_timeout = '10min'").map_err(failed)?;
+        client.batch_execute(statements).map_err(failed)
+    }
+
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {
         Some(format!(
             "postgres://{}:{}@127.0.0.1:{port}/{}",

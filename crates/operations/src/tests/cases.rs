@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pando_model::{AppState, CloneState, Moment};
 
-use super::kit::{Kit, go, name, request, shop, time};
+use super::kit::{Kit, go, hooked, name, request, shop, time};
 use crate::fault::Done;
 use crate::follow;
 use crate::moments;
@@ -83,6 +83,17 @@ fn with_recording(kit: &Kit) {
     kit.pass(60);
 }
 
+/// An app with hooks at every point and edits, a recording clone of it, and a later state.
+fn with_hooks(kit: &Kit) {
+    go(&kit.world, &["shop"], |world| link::Link::new(world, hooked())).unwrap();
+    kit.commit(1);
+    kit.make_clone("shop", "dev", true);
+    kit.bookmark("dev", "then", None);
+    kit.commit(7);
+    kit.snapshot("shop");
+    kit.keep();
+}
+
 /// A clone with all that a clone can have.
 fn with_everything(kit: &Kit) {
     with_recording(kit);
@@ -156,6 +167,42 @@ const BETWEEN: &str = "2026-11-21T10:00:11Z";
 pub const CASES: &[Case] = &[
     Case::new("link", |_| {}, |world| go(world, &["shop"], |world| link::Link::new(world, shop(false))), linked),
     Case::new("link files", |_| {}, |world| go(world, &["shop"], |world| link::Link::new(world, shop(true))), linked),
+    Case::new("link hooks", |_| {}, |world| go(world, &["shop"], |world| link::Link::new(world, hooked())), linked),
+    Case::new(
+        "clone hooks",
+        with_hooks,
+        |world| run_clone(world, "shop", None, true),
+        |kit| runs(kit, "fresh") && stitched(kit, "fresh"),
+    ),
+    Case::new("snapshot hooks", with_hooks, |world| run_snapshot(world, "dev"), |kit| kit.snapshots("dev").len() == 3),
+    Case::new(
+        "refresh hooks",
+        with_hooks,
+        |world| run_refresh(world, Origin::Parent, Some(Moment::Latest)),
+        |kit| refreshed(kit) && stitched(kit, "dev"),
+    ),
+    Case::new(
+        "refresh rewind hooks",
+        with_hooks,
+        |world| run_refresh(world, Origin::Own, Some(Moment::Bookmark(name("then")))),
+        |kit| kit.there("dev").asked == "then" && stitched(kit, "dev"),
+    ),
+    Case::new(
+        "stop hooks",
+        with_hooks,
+        |world| go(world, &["dev"], |world| power::Stop::new(world, name("dev"))),
+        |kit| kit.there("dev").state == CloneState::Stopped,
+    ),
+    Case::new(
+        "start hooks",
+        |kit| {
+            with_hooks(kit);
+            go(&kit.world, &["dev"], |world| power::Stop::new(world, name("dev"))).unwrap();
+        },
+        |world| go(world, &["dev"], |world| power::Start::new(world, name("dev"))),
+        |kit| runs(kit, "dev"),
+    ),
+    Case::new("rm hooks", with_hooks, run_remove, |kit| kit.clone_of("dev").is_none()),
     Case::new(
         "unlink",
         with_history,
@@ -300,7 +347,7 @@ pub const CASES: &[Case] = &[
             |kit| kit.link(true),
             |world| {
                 let app = Owner::named(world, &name("shop"))?.app;
-                go(world, &["shop"], |_| Ok(rebase::Rebase::new(&app, "its log is gone")))
+                go(world, &["shop"], |world| Ok(rebase::Rebase::new(world, &app, "its log is gone")))
             },
             |kit| kit.app("shop").state == AppState::Following && epochs(kit) >= 2,
         )
@@ -314,6 +361,12 @@ pub const CASES: &[Case] = &[
     ),
     Case::new("thin former", with_old_former, |world| run_thin(world, "dev"), |kit| kit.there("dev").former.is_none()),
 ];
+
+fn stitched(kit: &Kit, clone: &str) -> bool {
+    let owner = kit.owner(clone);
+    let file = owner.sources[&name("files")].seat.data.join("stitched");
+    std::fs::read_to_string(file).is_ok_and(|text| text == format!("{clone} of shop"))
+}
 
 fn linked(kit: &Kit) -> bool {
     let apps: Vec<pando_catalog::AppRecord> = kit.world.catalog.all().unwrap();

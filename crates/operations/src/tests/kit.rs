@@ -2,17 +2,20 @@
 //! units and production live in memory and outlive the daemon, so that a restart is a new [`World`] over them.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use jiff::{SignedDuration, Timestamp};
 use pando_catalog::{AppRecord, BookmarkRecord, Catalog, CloneRecord, SnapshotRecord};
 use pando_engine::sim::SimEngine;
 use pando_host::secret::SecretKey;
 use pando_host::{FailPoints, ManualClock};
-use pando_model::{CloneRequest, LinkRequest, LinkSource, Moment, Name, OwnerId, Policy, PoolSnapshotId, VolumeId};
+use pando_model::{
+    CloneRequest, Edit, Hook, HookPoint, LinkRequest, LinkSource, Moment, Name, OwnerId, Policy, PoolSnapshotId,
+    VolumeId,
+};
 use pando_pool::{Capabilities, Ensured, Inventory, PoolDriver, PoolError, Removed, Room, SimPool, Usage};
-use pando_runtime::{Outcome, SimRuntime};
+use pando_runtime::{Outcome, SimRuntime, UnitSpec};
 
 use super::still::StillEngine;
 use crate::facade::{loose_run, recover_all};
@@ -115,7 +118,27 @@ pub struct Kit {
     pub still: StillEngine,
     pub runtime: Arc<SimRuntime>,
     pub pool: Arc<TestPool>,
+    pub hooks: Arc<Hooked>,
     pub world: Arc<World>,
+}
+
+/// The hooks that ran, and the point whose hooks fail.
+#[derive(Default)]
+pub struct Hooked {
+    pub ran: Mutex<Vec<String>>,
+    pub failing: Mutex<Option<HookPoint>>,
+}
+
+impl Hooked {
+    /// What stands in the place of a hook's program.
+    fn run(&self, spec: &UnitSpec, point: &str) -> Outcome {
+        let facts: serde_json::Value = serde_json::from_str(spec.input.as_deref().unwrap()).unwrap();
+        assert_eq!(facts["hook"]["point"], point);
+        self.ran.lock().unwrap().push(format!("{point} {}", facts["owner"]["name"].as_str().unwrap()));
+        let fails = self.failing.lock().unwrap().is_some_and(|failing| failing.as_str() == point);
+        let log = spec.env.get("PANDO_DB_PASSWORD").map(|word| format!("no luck with {word}\n")).unwrap_or_default();
+        Outcome { code: Some(if fails { 3 } else { 0 }), log: if fails { log } else { String::new() } }
+    }
 }
 
 impl Drop for Kit {
@@ -209,14 +232,19 @@ impl Kit {
         let still = StillEngine::new(clock.clone());
         let (runtime, pool) = (Arc::new(runtime), Arc::new(TestPool::open(&dir.path().join("pool"))));
         let syncing = still.clone();
+        let hooks = Arc::new(Hooked::default());
+        let hooked = hooks.clone();
         runtime.on_run(move |spec| {
+            if let Some(point) = spec.env.get("PANDO_HOOK_POINT") {
+                return hooked.run(spec, point);
+            }
             if spec.program.ends_with("still-sync") {
                 syncing.synced(&spec.dir);
             }
             Outcome { code: Some(0), log: String::new() }
         });
         let world = Arc::new(world(dir.path(), (&clock, &engine, &still, &runtime, &pool)));
-        Self { dir, clock, engine, still, runtime, pool, world }
+        Self { dir, clock, engine, still, runtime, pool, hooks, world }
     }
 
     /// Keeps all as it is now. Making it anew takes much longer than casting it.
@@ -349,7 +377,25 @@ pub fn shop(files: bool) -> LinkRequest {
         sources.push(source("file:///srv/files"));
     }
     let policy = Some(Policy { snapshot_every_seconds: 60, ..Policy::default() });
-    LinkRequest { app: name("shop"), sources, policy, set: Default::default() }
+    LinkRequest { app: name("shop"), sources, policy, set: Default::default(), edits: Vec::new(), hooks: Vec::new() }
+}
+
+/// What links `shop` with files, a hook at every point, and an edit.
+pub fn hooked() -> LinkRequest {
+    let hook = |at: &HookPoint| Hook {
+        at: *at,
+        name: None,
+        run: vec!["/bin/hook".to_owned(), "{{owner.name}}".to_owned()],
+        env: Default::default(),
+        account: None,
+        timeout_seconds: None,
+    };
+    let text = |text: &str| Some(text.to_owned());
+    let edits = vec![
+        Edit { write: text("files/stitched"), text: text("{{clone.name}} of nobody"), ..Edit::default() },
+        Edit { replace: text("files/stitched"), find: text("nobody"), with: text("{{app.name}}"), ..Edit::default() },
+    ];
+    LinkRequest { hooks: HookPoint::ALL.iter().map(hook).collect(), edits, ..shop(true) }
 }
 
 /// What makes a clone.

@@ -11,13 +11,15 @@ use jiff::{SignedDuration, Timestamp};
 use pando_catalog::{AppRecord, CloneRecord, Durability, Record};
 use pando_host::secret::Secret;
 use pando_model::{
-    AppState, CloneId, CloneRequest, CloneState, Moment, Name, OwnerId, PoolSnapshotId, Profile, Timing, VolumeId,
+    AppState, CloneId, CloneRequest, CloneState, Moment, Name, OwnerId, PoolSnapshotId, Profile, Timing, UnitId,
+    VolumeId,
 };
 use serde::{Deserialize, Serialize};
 
 use super::provision::{self, Manner};
 use super::{remove, snapshot};
 use crate::fault::{Done, Fault, failed, refused, usage};
+use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
 use crate::moments::{self, Plan};
 use crate::owner::Owner;
@@ -35,6 +37,8 @@ pub struct Clone {
     fresh: Vec<VolumeId>,
     volumes: BTreeMap<PoolSnapshotId, VolumeId>,
     timing: Option<Timing>,
+    /// The hooks' unit.
+    hook: UnitId,
     #[serde(skip)]
     begun: Option<Instant>,
     /// From the plan until its trees are copied.
@@ -51,10 +55,11 @@ impl Verb for Clone {
         Step { name: "stage", apply: Self::stage, undo: Self::unstage },
         Step { name: "start", apply: Self::start, undo: Self::stop },
         Step { name: "admit", apply: Self::admit, undo: keep },
+        Step { name: "configure", apply: Self::configure, undo: Self::no_hook },
         Step { name: "timeline", apply: Self::timeline, undo: Self::no_timeline },
         Step { name: "show", apply: Self::show, undo: keep },
     ];
-    const POINT_OF_NO_RETURN: usize = 8;
+    const POINT_OF_NO_RETURN: usize = 9;
 
     fn subject(&self) -> Name {
         self.request.clone.clone()
@@ -90,6 +95,7 @@ impl Clone {
             fresh: provision::fresh_volumes(world, parent.sources.len()),
             volumes: BTreeMap::new(),
             timing: None,
+            hook: hooks::fresh_unit(world),
             begun: Some(world.clock.instant()),
             pin: None,
         })
@@ -249,6 +255,15 @@ impl Clone {
         let record = self.stored(run)?;
         let password = String::from_utf8_lossy(&run.world.unseal(&record.password)?).into_owned();
         provision::admit(run, &self.owner(run)?, Some(&password), record.record)
+    }
+
+    /// What is stitched is stitched before anybody sees the clone, and before its first snapshot.
+    fn configure(&mut self, run: &Run) -> Done<()> {
+        hooks::configure(run, &self.hook, &self.owner(run)?)
+    }
+
+    fn no_hook(&mut self, run: &Run) -> Done<()> {
+        hooks::clear(run, &self.hook)
     }
 
     /// A recording clone can be rewound from the moment it is handed out: its timeline begins with a snapshot,

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use pando_catalog::{AppRecord, AppSource, Durability};
 use pando_engine::{Link as Following, Source};
-use pando_model::{AppId, AppState, LinkRequest, Name, OwnerId, SourceUrl, UnitId, VolumeId};
+use pando_model::{AppId, AppState, HookPoint, LinkRequest, Name, OwnerId, SourceUrl, UnitId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use super::prepare::Prepare;
 use super::{provision, remove, snapshot};
 use crate::fault::{Done, Fault, IntoProblem, failed, refused, usage};
+use crate::hooks::{self, Stitches};
 use crate::journal::{Run, Step, Verb, keep, run_now};
 use crate::moments;
 use crate::owner::Owner;
@@ -27,6 +28,8 @@ use crate::{follow, units};
 #[derive(Serialize, Deserialize)]
 pub struct Link {
     app: AppRecord,
+    /// The hooks' unit.
+    hook: UnitId,
 }
 
 impl Verb for Link {
@@ -37,12 +40,13 @@ impl Verb for Link {
         Step { name: "volume", apply: Self::volume, undo: Self::no_volume },
         Step { name: "copy", apply: Self::copy, undo: Self::detach },
         Step { name: "settle", apply: Self::settle, undo: Self::no_log },
+        Step { name: "post-ingest", apply: Self::ingested, undo: Self::no_hook },
         Step { name: "follow", apply: Self::follow, undo: Self::stop },
         Step { name: "snapshot", apply: Self::snapshot, undo: Self::no_snapshots },
         Step { name: "prepare", apply: Self::prepare, undo: keep },
         Step { name: "show", apply: Self::show, undo: keep },
     ];
-    const POINT_OF_NO_RETURN: usize = 9;
+    const POINT_OF_NO_RETURN: usize = 10;
 
     fn subject(&self) -> Name {
         self.app.name.clone()
@@ -95,6 +99,9 @@ impl Link {
                 return Err(usage(format!("two sources are named {name}")).hint("name them: NAME=URL").into());
             }
         }
+        let stitches = Stitches { edits: request.edits, hooks: request.hooks };
+        let kinds = sources.iter().map(|(name, source)| (name.clone(), source.engine)).collect();
+        hooks::check::check(world, &stitches, &kinds)?;
         let (millis, random) = world.id();
         let app = AppRecord {
             id,
@@ -103,6 +110,7 @@ impl Link {
             problem: None,
             policy: request.policy.unwrap_or_default(),
             set: request.set,
+            stitches: stitches.seal(world)?,
             volume: VolumeId::from_parts(millis, random),
             created_at: world.now(),
             sources,
@@ -112,7 +120,7 @@ impl Link {
                 .hint("choose another name, or `pando ls` to see what has it")
                 .into());
         }
-        Ok(Self { app })
+        Ok(Self { app, hook: hooks::fresh_unit(world) })
     }
 
     fn owner_id(&self) -> OwnerId {
@@ -190,6 +198,14 @@ impl Link {
 
     fn no_log(&mut self, run: &Run) -> Done<()> {
         remove::clear_files(run, &self.owner_id(), &[])
+    }
+
+    fn ingested(&mut self, run: &Run) -> Done<()> {
+        hooks::run_at(run, &self.hook, HookPoint::PostIngest, &self.owner(run)?)
+    }
+
+    fn no_hook(&mut self, run: &Run) -> Done<()> {
+        hooks::clear(run, &self.hook)
     }
 
     fn follow(&mut self, run: &Run) -> Done<()> {

@@ -4,11 +4,12 @@
 //! Nothing is made or destroyed. The record says what is meant; the heartbeat brings units in line with it.
 
 use pando_catalog::CloneRecord;
-use pando_model::{CloneState, Name};
+use pando_model::{CloneState, HookPoint, Name, UnitId};
 use serde::{Deserialize, Serialize};
 
 use super::provision;
-use crate::fault::{Done, refused};
+use crate::fault::{Done, Fault, refused};
+use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
 use crate::owner::Owner;
 use crate::units;
@@ -19,6 +20,8 @@ use crate::world::World;
 pub struct Start {
     clone: Name,
     was: Was,
+    /// The hooks' unit.
+    hook: UnitId,
 }
 
 /// A clone being stopped.
@@ -26,6 +29,8 @@ pub struct Start {
 pub struct Stop {
     clone: Name,
     was: Was,
+    /// The hooks' unit.
+    hook: UnitId,
 }
 
 /// How the clone stood before.
@@ -58,10 +63,12 @@ fn set_state(run: &Run, clone: &Name, state: CloneState) -> Done<()> {
 impl Verb for Start {
     const WORD: &'static str = "start";
     const STEPS: &'static [Step<Self>] = &[
+        Step { name: "pre-hooks", apply: Self::pre, undo: Self::no_hook },
         Step { name: "start", apply: Self::start, undo: Self::stop },
         Step { name: "ready", apply: Self::ready, undo: keep },
+        Step { name: "post-hooks", apply: Self::post, undo: Self::no_hook },
     ];
-    const POINT_OF_NO_RETURN: usize = 2;
+    const POINT_OF_NO_RETURN: usize = 4;
 
     fn subject(&self) -> Name {
         self.clone.clone()
@@ -76,7 +83,19 @@ impl Start {
     /// A clone to be started.
     pub fn new(world: &World, clone: Name) -> Done<Self> {
         let was = Was::of(Owner::named(world, &clone)?.clone_record()?);
-        Ok(Self { clone, was })
+        Ok(Self { clone, was, hook: hooks::fresh_unit(world) })
+    }
+
+    fn pre(&mut self, run: &Run) -> Done<()> {
+        hooks::run_at(run, &self.hook, HookPoint::PreStart, &Owner::named(&run.world, &self.clone)?)
+    }
+
+    fn post(&mut self, run: &Run) -> Done<()> {
+        hooks::run_at(run, &self.hook, HookPoint::PostStart, &Owner::named(&run.world, &self.clone)?)
+    }
+
+    fn no_hook(&mut self, run: &Run) -> Done<()> {
+        hooks::clear(run, &self.hook)
     }
 
     fn start(&mut self, run: &Run) -> Done<()> {
@@ -103,10 +122,12 @@ impl Start {
 impl Verb for Stop {
     const WORD: &'static str = "stop";
     const STEPS: &'static [Step<Self>] = &[
+        Step { name: "pre-hooks", apply: Self::pre, undo: Self::no_hook },
         Step { name: "mark", apply: Self::mark, undo: Self::unmark },
-        Step { name: "stop", apply: Self::stop, undo: keep },
+        Step { name: "stop", apply: Self::stop, undo: Self::start_again },
+        Step { name: "post-hooks", apply: Self::post, undo: Self::no_hook },
     ];
-    const POINT_OF_NO_RETURN: usize = 1;
+    const POINT_OF_NO_RETURN: usize = 4;
 
     fn subject(&self) -> Name {
         self.clone.clone()
@@ -124,7 +145,34 @@ impl Stop {
         if was.state == CloneState::Creating {
             return Err(refused(format!("{clone} is still being made")).into());
         }
-        Ok(Self { clone, was })
+        Ok(Self { clone, was, hook: hooks::fresh_unit(world) })
+    }
+
+    fn pre(&mut self, run: &Run) -> Done<()> {
+        hooks::run_at(run, &self.hook, HookPoint::PreStop, &Owner::named(&run.world, &self.clone)?)
+    }
+
+    fn post(&mut self, run: &Run) -> Done<()> {
+        hooks::run_at(run, &self.hook, HookPoint::PostStop, &Owner::named(&run.world, &self.clone)?)
+    }
+
+    fn no_hook(&mut self, run: &Run) -> Done<()> {
+        hooks::clear(run, &self.hook)
+    }
+
+    /// That a clone does not come up again is its failure, not the undo's.
+    fn start_again(&mut self, run: &Run) -> Done<()> {
+        if self.was.state != CloneState::Running {
+            return Ok(());
+        }
+        let owner = Owner::named(&run.world, &self.clone)?;
+        match provision::start_again(run, &owner, owner.clone_record()?.record) {
+            Err(Fault::Problem(problem)) if !run.world.is_stopping() => {
+                self.was = Was { state: CloneState::Failed, problem: Some(problem.to_string()) };
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     fn mark(&mut self, run: &Run) -> Done<()> {

@@ -98,6 +98,18 @@ pub fn admit(run: &Run, owner: &Owner, password: Option<&str>, record: bool) -> 
     Ok(())
 }
 
+/// Brings the servers of a clone back that an operation had stopped.
+pub fn start_again(run: &Run, owner: &Owner, record: bool) -> Done<()> {
+    start(run, owner)?;
+    for held in owner.sources.values() {
+        units::wait_ready(run, held)?;
+        if record {
+            units::start_receiver(&run.world, held)?;
+        }
+    }
+    Ok(())
+}
+
 /// The sources of a clone as a plan makes them; addresses come from `former` where there is one.
 pub fn sources(
     world: &World,

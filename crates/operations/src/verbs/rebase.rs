@@ -6,14 +6,16 @@
 //! does. Older snapshots are trees of their own and are not touched.
 
 use pando_catalog::AppRecord;
-use pando_model::{AppId, AppState, Name, OwnerId};
+use pando_model::{AppId, AppState, HookPoint, Name, OwnerId, UnitId};
 use serde::{Deserialize, Serialize};
 
 use super::{link, snapshot};
 use crate::fault::{Done, Fault, failed};
+use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
 use crate::owner::Owner;
 use crate::units;
+use crate::world::World;
 
 /// A mirror being made anew.
 #[derive(Serialize, Deserialize)]
@@ -21,6 +23,8 @@ pub struct Rebase {
     app: AppId,
     name: Name,
     why: String,
+    /// The hooks' unit.
+    hook: UnitId,
 }
 
 impl Verb for Rebase {
@@ -30,11 +34,12 @@ impl Verb for Rebase {
         Step { name: "stop", apply: Self::stop, undo: keep },
         Step { name: "copy", apply: Self::copy, undo: Self::stop },
         Step { name: "settle", apply: Self::settle, undo: keep },
+        Step { name: "post-ingest", apply: Self::ingested, undo: Self::no_hook },
         Step { name: "follow", apply: Self::follow, undo: Self::stop },
         Step { name: "snapshot", apply: Self::snapshot, undo: keep },
         Step { name: "show", apply: Self::show, undo: keep },
     ];
-    const POINT_OF_NO_RETURN: usize = 7;
+    const POINT_OF_NO_RETURN: usize = 8;
 
     fn subject(&self) -> Name {
         self.name.clone()
@@ -43,8 +48,8 @@ impl Verb for Rebase {
 
 impl Rebase {
     /// A mirror to be made anew.
-    pub fn new(app: &AppRecord, why: &str) -> Self {
-        Self { app: app.id.clone(), name: app.name.clone(), why: why.to_owned() }
+    pub fn new(world: &World, app: &AppRecord, why: &str) -> Self {
+        Self { app: app.id.clone(), name: app.name.clone(), why: why.to_owned(), hook: hooks::fresh_unit(world) }
     }
 
     fn owner(&self, run: &Run) -> Done<Owner> {
@@ -84,6 +89,14 @@ impl Rebase {
 
     fn settle(&mut self, run: &Run) -> Done<()> {
         link::settle(&self.owner(run)?)
+    }
+
+    fn ingested(&mut self, run: &Run) -> Done<()> {
+        hooks::run_at(run, &self.hook, HookPoint::PostIngest, &self.owner(run)?)
+    }
+
+    fn no_hook(&mut self, run: &Run) -> Done<()> {
+        hooks::clear(run, &self.hook)
     }
 
     fn follow(&mut self, run: &Run) -> Done<()> {

@@ -4,18 +4,20 @@
 //! # Crash consistency
 //! New volumes are made beside the old ones. The old server is stopped, the new tree started and let in to,
 //! and only then does the record name the new volumes: that is the point of no return. Before it, undo
-//! destroys the new volumes and starts the old server again.
+//! destroys the new volumes and starts the old server again. Hooks and edits come before it too: `configure-clone`
+//! works on the new volumes before the record names them, a `post` hook while the old ones are still there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use pando_catalog::{CloneRecord, CloneSource, Former};
-use pando_model::{CloneState, Moment, Name, OwnerId, PoolSnapshotId, VolumeId};
+use pando_model::{CloneState, HookPoint, Moment, Name, OwnerId, PoolSnapshotId, UnitId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use super::clone::manner;
 use super::provision;
 use crate::fault::{Done, Fault, failed, refused};
+use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
 use crate::moments::{self, Plan};
 use crate::owner::Owner;
@@ -48,6 +50,8 @@ pub struct Refresh {
     fresh: Vec<VolumeId>,
     volumes: BTreeMap<PoolSnapshotId, VolumeId>,
     sources: BTreeMap<Name, CloneSource>,
+    /// The hooks' unit.
+    hook: UnitId,
     /// From the plan until its trees are copied.
     #[serde(skip)]
     pin: Option<Pin>,
@@ -56,16 +60,19 @@ pub struct Refresh {
 impl Verb for Refresh {
     const WORD: &'static str = "refresh";
     const STEPS: &'static [Step<Self>] = &[
+        Step { name: "pre-hooks", apply: Self::pre, undo: Self::no_hook },
         Step { name: "resolve", apply: Self::resolve, undo: keep },
         Step { name: "volume", apply: Self::volume, undo: Self::no_volume },
         Step { name: "stop", apply: Self::stop, undo: Self::start_again },
         Step { name: "stage", apply: Self::stage, undo: keep },
         Step { name: "start", apply: Self::start, undo: Self::stop_new },
         Step { name: "admit", apply: Self::admit, undo: keep },
+        Step { name: "configure", apply: Self::configure, undo: Self::no_hook },
         Step { name: "swap", apply: Self::swap, undo: Self::swap_back },
+        Step { name: "post-hooks", apply: Self::post, undo: Self::no_hook },
         Step { name: "clear", apply: Self::clear, undo: keep },
     ];
-    const POINT_OF_NO_RETURN: usize = 7;
+    const POINT_OF_NO_RETURN: usize = 10;
 
     fn subject(&self) -> Name {
         self.clone.clone()
@@ -103,8 +110,31 @@ impl Refresh {
             plan: None,
             volumes: BTreeMap::new(),
             sources: BTreeMap::new(),
+            hook: hooks::fresh_unit(world),
             pin: None,
         })
+    }
+
+    /// The hooks of a refresh or a rewind; an undo has none.
+    fn hooks(&self, run: &Run, of_refresh: HookPoint, of_rewind: HookPoint) -> Done<()> {
+        let point = match self.origin {
+            Origin::Parent => of_refresh,
+            Origin::Own => of_rewind,
+            Origin::Former => return Ok(()),
+        };
+        hooks::run_at(run, &self.hook, point, &Owner::named(&run.world, &self.clone)?)
+    }
+
+    fn pre(&mut self, run: &Run) -> Done<()> {
+        self.hooks(run, HookPoint::PreRefresh, HookPoint::PreRewind)
+    }
+
+    fn post(&mut self, run: &Run) -> Done<()> {
+        self.hooks(run, HookPoint::PostRefresh, HookPoint::PostRewind)
+    }
+
+    fn no_hook(&mut self, run: &Run) -> Done<()> {
+        hooks::clear(run, &self.hook)
     }
 
     fn record(&self, run: &Run) -> Done<CloneRecord> {
@@ -178,7 +208,7 @@ impl Refresh {
         let owner = Owner::named(&run.world, &self.clone)?;
         provision::link_paths(&run.world, &self.clone, &owner)?;
         if self.before.state == CloneState::Running {
-            match start_old(run, &owner, self.before.record) {
+            match provision::start_again(run, &owner, self.before.record) {
                 Err(Fault::Problem(problem)) if !run.world.is_stopping() => {
                     return self.set_state(run, CloneState::Failed, Some(problem.to_string()));
                 }
@@ -217,6 +247,17 @@ impl Refresh {
         let record = self.record(run)?;
         let password = String::from_utf8_lossy(&run.world.unseal(&record.password)?).into_owned();
         provision::admit(run, &self.fresh(run)?, Some(&password), record.record)
+    }
+
+    /// Stitches the new data. The clone's stable links point to it from here on.
+    fn configure(&mut self, run: &Run) -> Done<()> {
+        let Some(plan) = &self.plan else { return Ok(()) };
+        let mut record = self.record(run)?;
+        record.moment = plan.moment;
+        let owner = Owner::of_clone_with(&run.world, record, &self.sources)?;
+        provision::link_paths(&run.world, &self.clone, &owner)?;
+        run.pass("refresh.configure.linked")?;
+        hooks::configure(run, &self.hook, &owner)
     }
 
     /// The record names the new volumes; the old ones become the former state.
@@ -278,15 +319,4 @@ impl Refresh {
 
 fn volumes(sources: &BTreeMap<Name, CloneSource>) -> BTreeSet<&VolumeId> {
     sources.values().map(|source| &source.volume).collect()
-}
-
-fn start_old(run: &Run, owner: &Owner, record: bool) -> Done<()> {
-    provision::start(run, owner)?;
-    for held in owner.sources.values() {
-        units::wait_ready(run, held)?;
-        if record {
-            units::start_receiver(&run.world, held)?;
-        }
-    }
-    Ok(())
 }

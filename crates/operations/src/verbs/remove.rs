@@ -1,15 +1,16 @@
 //! `rm`: a clone goes, with its snapshots, bookmarks and log. At once for the user; bytes are freed behind.
 //!
 //! # Crash consistency
-//! Once the record says `removing`, the rest is always done.
+//! Once the record says `removing` and the hooks before it have agreed, the rest is always done.
 
 use pando_catalog::{BookmarkRecord, CloneRecord, Durability, OperationRecord, Record, SnapshotRecord};
-use pando_model::{CloneState, Name, OperationState, OwnerId, PoolSnapshotId, UnitId, VolumeId};
+use pando_model::{CloneState, HookPoint, Name, OperationState, OwnerId, PoolSnapshotId, UnitId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use super::bookmark::Bookmark;
 use super::provision;
 use crate::fault::{Done, Fault, refused};
+use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
 use crate::owner::Owner;
 use crate::units;
@@ -24,17 +25,20 @@ pub struct Remove {
     volumes: Vec<VolumeId>,
     trees: Vec<PoolSnapshotId>,
     seats: Vec<UnitId>,
+    /// The hooks' unit.
+    hook: UnitId,
 }
 
 impl Verb for Remove {
     const WORD: &'static str = "rm";
     const STEPS: &'static [Step<Self>] = &[
         Step { name: "mark", apply: Self::mark, undo: Self::unmark },
+        Step { name: "pre-destroy", apply: Self::pre, undo: Self::no_hook },
         Step { name: "stop", apply: Self::stop, undo: keep },
         Step { name: "destroy", apply: Self::destroy, undo: keep },
         Step { name: "forget", apply: Self::forget, undo: keep },
     ];
-    const POINT_OF_NO_RETURN: usize = 1;
+    const POINT_OF_NO_RETURN: usize = 2;
 
     fn subject(&self) -> Name {
         self.clone.clone()
@@ -69,6 +73,7 @@ impl Remove {
             volumes,
             trees: trees(world, &owner.id)?,
             seats: record.sources.values().map(|source| source.seat.clone()).collect(),
+            hook: hooks::fresh_unit(world),
         })
     }
 
@@ -89,6 +94,15 @@ impl Remove {
             run.world.catalog.note(&record)?;
         }
         Ok(())
+    }
+
+    fn pre(&mut self, run: &Run) -> Done<()> {
+        let Some(record) = self.record(run)? else { return Ok(()) };
+        hooks::run_at(run, &self.hook, HookPoint::PreDestroy, &Owner::of_clone(&run.world, record)?)
+    }
+
+    fn no_hook(&mut self, run: &Run) -> Done<()> {
+        hooks::clear(run, &self.hook)
     }
 
     fn record(&self, run: &Run) -> Done<Option<CloneRecord>> {

@@ -13,10 +13,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use pando_catalog::{SnapshotRecord, SnapshotSource};
 use pando_engine::Link;
-use pando_model::{Name, OwnerId, PoolSnapshotId, SnapshotId};
+use pando_model::{HookPoint, Name, OwnerId, PoolSnapshotId, SnapshotId, UnitId};
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Done, Fault, failed};
+use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep, run_now};
 use crate::owner::{Owner, tree_seat};
 use crate::units;
@@ -34,17 +35,23 @@ pub struct Snapshot {
     pub id: SnapshotId,
     trees: Vec<PoolSnapshotId>,
     asked: Timestamp,
+    /// The hooks' unit.
+    hook: UnitId,
+    /// Whether the hooks behind a snapshot were run.
+    posted: bool,
 }
 
 impl Verb for Snapshot {
     const WORD: &'static str = "snapshot";
     const STEPS: &'static [Step<Self>] = &[
+        Step { name: "pre-hooks", apply: Self::pre, undo: Self::post_anyway },
         Step { name: "record", apply: Self::record, undo: Self::unrecord },
         Step { name: "sync", apply: Self::sync, undo: Self::unsync },
         Step { name: "freeze", apply: Self::freeze, undo: Self::thaw },
         Step { name: "mark", apply: Self::mark, undo: keep },
+        Step { name: "post-hooks", apply: Self::post, undo: Self::no_hook },
     ];
-    const POINT_OF_NO_RETURN: usize = 4;
+    const POINT_OF_NO_RETURN: usize = 6;
 
     fn subject(&self) -> Name {
         self.name.clone()
@@ -96,11 +103,47 @@ impl Snapshot {
                 PoolSnapshotId::from_parts(millis, random)
             })
             .collect();
-        Self { owner: owner.id.clone(), name: owner.name.clone(), id, trees, asked: world.now() }
+        Self {
+            owner: owner.id.clone(),
+            name: owner.name.clone(),
+            id,
+            trees,
+            asked: world.now(),
+            hook: hooks::fresh_unit(world),
+            posted: false,
+        }
     }
 
     fn owner(&self, run: &Run) -> Done<Owner> {
         Owner::load(&run.world, &self.owner)?.ok_or_else(|| Fault::Problem(failed(format!("{} is gone", self.name))))
+    }
+
+    fn pre(&mut self, run: &Run) -> Done<()> {
+        hooks::run_at(run, &self.hook, HookPoint::PreSnapshot, &self.owner(run)?)
+    }
+
+    fn post(&mut self, run: &Run) -> Done<()> {
+        self.posted = true;
+        hooks::run_at(run, &self.hook, HookPoint::PostSnapshot, &self.owner(run)?)
+    }
+
+    fn no_hook(&mut self, run: &Run) -> Done<()> {
+        hooks::clear(run, &self.hook)
+    }
+
+    /// What a hook before the snapshot has stopped must go on, whatever came of the snapshot, and also when the
+    /// daemon is being stopped. That it fails is said; there is nothing left to be undone for it.
+    fn post_anyway(&mut self, run: &Run) -> Done<()> {
+        hooks::clear(run, &self.hook)?;
+        let owner = if self.posted { None } else { Owner::load(&run.world, &self.owner)? };
+        let Some(owner) = owner else { return Ok(()) };
+        match hooks::run_anyway(run, &self.hook, HookPoint::PostSnapshot, &owner) {
+            Err(Fault::Problem(problem)) => {
+                run.world.event("hook-failed", Some(&self.name), &problem.to_string());
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     fn record(&mut self, run: &Run) -> Done<()> {

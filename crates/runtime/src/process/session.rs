@@ -5,7 +5,7 @@
 //! It is the mark by which the census knows a process that has overwritten its environment.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Child;
@@ -27,6 +27,9 @@ pub fn spawn(spec: &UnitSpec, home: &Path, log: File) -> io::Result<Child> {
         Tool::at(&spec.program).command().args(&spec.args).dir(&spec.dir).account(spec.account.as_ref()).build();
     // Ours come last, so that no variable of the spec can hide the mark.
     command.envs(&spec.env).env(HOME, home).env(UNIT, spec.id.as_str());
+    if let Some(input) = &spec.input {
+        command.stdin(readable(input)?);
+    }
     command.stdout(log.try_clone()?).stderr(log.try_clone()?);
     let mark = move || {
         rustix::process::setsid()?;
@@ -37,6 +40,14 @@ pub fn spawn(spec: &UnitSpec, home: &Path, log: File) -> io::Result<Child> {
     // system calls, allocates nothing and takes no lock; turning an errno into an io::Error does not either.
     unsafe { command.pre_exec(mark) };
     command.spawn().map_err(|error| explain(spec, error))
+}
+
+/// A file without a name that holds the text: unlike a pipe it needs nobody who writes while it is read.
+fn readable(text: &str) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("input", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
 }
 
 fn check(spec: &UnitSpec) -> io::Result<()> {
