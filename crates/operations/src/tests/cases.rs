@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use pando_model::{AppState, CloneState, Moment};
 
 use super::kit::{Kit, go, hooked, name, request, shop, time};
@@ -180,13 +181,15 @@ pub const CASES: &[Case] = &[
         with_hooks,
         |world| run_refresh(world, Origin::Parent, Some(Moment::Latest)),
         |kit| refreshed(kit) && stitched(kit, "dev"),
-    ),
+    )
+    .leaving_snapshot(),
     Case::new(
         "refresh rewind hooks",
         with_hooks,
         |world| run_refresh(world, Origin::Own, Some(Moment::Bookmark(name("then")))),
         |kit| kit.there("dev").asked == "then" && stitched(kit, "dev"),
-    ),
+    )
+    .leaving_snapshot(),
     Case::new(
         "stop hooks",
         with_hooks,
@@ -307,7 +310,19 @@ pub const CASES: &[Case] = &[
         with_everything,
         |world| run_refresh(world, Origin::Own, Some(Moment::Bookmark(name("then")))),
         |kit| kit.there("dev").asked == "then",
-    ),
+    )
+    .leaving_snapshot(),
+    Case::new(
+        "refresh recording",
+        with_recording,
+        |world| run_refresh(world, Origin::Parent, Some(Moment::Latest)),
+        // Whatever is done in it from now on can be rewound.
+        |kit| {
+            let former = kit.there("dev").former.map(|former| former.until - SignedDuration::from_hours(1));
+            former.is_some_and(|swapped| kit.snapshots("dev").iter().any(|taken| taken.taken_at >= swapped))
+        },
+    )
+    .leaving_snapshot(),
     Case::new(
         "refresh undo",
         |kit| {

@@ -15,7 +15,7 @@ use pando_model::{CloneState, HookPoint, Moment, Name, OwnerId, PoolSnapshotId, 
 use serde::{Deserialize, Serialize};
 
 use super::clone::manner;
-use super::provision;
+use super::{provision, snapshot};
 use crate::fault::{Done, Fault, failed, refused};
 use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
@@ -69,10 +69,11 @@ impl Verb for Refresh {
         Step { name: "admit", apply: Self::admit, undo: keep },
         Step { name: "configure", apply: Self::configure, undo: Self::no_hook },
         Step { name: "swap", apply: Self::swap, undo: Self::swap_back },
+        Step { name: "timeline", apply: Self::timeline, undo: keep },
         Step { name: "post-hooks", apply: Self::post, undo: Self::no_hook },
         Step { name: "clear", apply: Self::clear, undo: keep },
     ];
-    const POINT_OF_NO_RETURN: usize = 10;
+    const POINT_OF_NO_RETURN: usize = 11;
 
     fn subject(&self) -> Name {
         self.clone.clone()
@@ -305,6 +306,17 @@ impl Refresh {
         record.sources = before.sources;
         record.state = CloneState::Refreshing;
         Ok(run.world.catalog.note(&record)?)
+    }
+
+    /// A recording clone can be rewound to any second from now on: its new log begins with a snapshot, as that of
+    /// a new clone does.
+    fn timeline(&mut self, run: &Run) -> Done<()> {
+        // What was known of the old servers' log says nothing about the new one.
+        run.world.drop_live(&OwnerId::Clone(self.before.id.clone()));
+        if self.before.record {
+            snapshot::of_owner(run, &Owner::of_clone(&run.world, self.record(run)?)?)?;
+        }
+        Ok(())
     }
 
     /// What was the former state before this goes, unless it is what the clone has now.
