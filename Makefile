@@ -5,7 +5,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 NEXTEST_PROFILE := $(if $(CI),ci,default)
 
-.PHONY: help setup demo test check fmt bench docs
+.PHONY: help setup demo test matrix check fmt bench docs
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -21,12 +21,18 @@ demo: ## build Pando and show it on a small live database
 test: ## everything: tools, lints, all tests
 	@./scripts/setup test
 	@$(MAKE) --no-print-directory check
-	@if cargo nextest --version >/dev/null 2>&1; then \
+	@export PANDO_POSTGRES=$$(./scripts/matrix dirs); \
+	if cargo nextest --version >/dev/null 2>&1; then \
 		cargo nextest run --workspace --locked --profile $(NEXTEST_PROFILE); \
 	else \
 		echo "cargo-nextest is not there: using cargo test (no retries, no time limits)"; \
 		cargo test --workspace --locked; \
 	fi
+
+matrix: ## the main job on PostgreSQL 13, 15, 17 and 18 (as root; fetches Debian's packages of them)
+	@./scripts/setup test
+	@./scripts/matrix install 13 15 17 18
+	PANDO_POSTGRES=$$(./scripts/matrix dirs) cargo nextest run --package pando --test system --locked matrix --no-capture
 
 check: ## format and lints; licences and bans too where cargo-deny is installed
 	cargo fmt --all --check

@@ -24,7 +24,7 @@ impl Local {
     pub fn open(home: &Path, points: Option<&str>) -> Result<Self, Problem> {
         let fail = fail_points(points)?;
         let lock = HomeLock::take(home)?;
-        Ok(Self { pando: Pando::open(home, fail)?, _lock: lock })
+        Ok(Self { pando: Pando::open(home, fail, &[])?, _lock: lock })
     }
 
     /// Makes or adopts the pool.

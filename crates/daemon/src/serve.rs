@@ -34,6 +34,8 @@ pub struct Options {
     pub socket_mode: u32,
     /// What is logged, as `tracing` filters (`info`, `pando_operations=debug`).
     pub log: Option<String>,
+    /// Directories with PostgreSQL's programs, looked at before the usual ones.
+    pub postgres: Vec<PathBuf>,
     /// Fail points to arm, for tests.
     pub fail_points: Option<String>,
 }
@@ -41,7 +43,14 @@ pub struct Options {
 impl Options {
     /// The usual ones for a home.
     pub fn of_home(home: impl Into<PathBuf>) -> Self {
-        Self { home: home.into(), listen: DEFAULT_LISTEN, socket_mode: 0o600, log: None, fail_points: None }
+        Self {
+            home: home.into(),
+            listen: DEFAULT_LISTEN,
+            socket_mode: 0o600,
+            log: None,
+            postgres: Vec::new(),
+            fail_points: None,
+        }
     }
 }
 
@@ -109,8 +118,9 @@ async fn open_and_run(
     signals: &mut Signals,
 ) -> Result<(), Problem> {
     let home = options.home.clone();
+    let postgres = options.postgres.clone();
     let (pando, token) = off_thread(move || {
-        let pando = Pando::open(&home, fail)?;
+        let pando = Pando::open(&home, fail, &postgres)?;
         let token = Secret::new(pando.token()?);
         Ok((pando, token))
     })

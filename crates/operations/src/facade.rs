@@ -53,17 +53,18 @@ fn outward<T>(done: Done<T>) -> Result<T, Problem> {
 }
 
 impl Pando {
-    /// Opens a home (made when missing), recovers unfinished operations, adopts running units.
+    /// Opens a home (made when missing), recovers unfinished operations, adopts running units. `postgres`:
+    /// directories with PostgreSQL's programs that are looked at before the usual ones.
     ///
     /// # Errors
     /// When the home, its catalog or its key cannot be used.
-    pub fn open(home: &Path, fail: FailPoints) -> Result<Self, Problem> {
+    pub fn open(home: &Path, fail: FailPoints, postgres: &[PathBuf]) -> Result<Self, Problem> {
         let home = Home::open(home)?;
         let catalog = Catalog::open(&home.catalog_file()).map_err(IntoProblem::into_problem)?;
         let key = SecretKey::open_or_create(&home.key_file()).map_err(IntoProblem::into_problem)?;
         let account = home.account()?;
         let runtime = ProcessRuntime::open(home.root()).map_err(IntoProblem::into_problem)?;
-        let postgres = PostgresEngine::new(Installations::find(&[]), account.clone());
+        let postgres = PostgresEngine::new(Installations::find(postgres), account.clone());
         let toolkits = ToolkitEngine::new(home.toolkits(), account.clone());
         let world = World::new(Parts {
             engines: vec![Arc::new(postgres), Arc::new(FilesEngine::new()), Arc::new(toolkits)],

@@ -22,6 +22,10 @@ pub struct ServeArgs {
     /// Permission bits of the socket HOME/run/pando.sock
     #[arg(long, value_name = "OCTAL", default_value = "600", value_parser = mode)]
     socket_mode: u32,
+    /// A directory with PostgreSQL's programs (postgres, pg_basebackup, …), looked at before the usual ones; may be
+    /// repeated
+    #[arg(long, value_name = "DIR", env = "PANDO_POSTGRES", value_delimiter = ':')]
+    postgres: Vec<PathBuf>,
 }
 
 /// Arguments of `init`.
@@ -49,6 +53,7 @@ pub fn serve(context: &Context, args: &ServeArgs) -> Done {
         listen: args.listen,
         socket_mode: args.socket_mode,
         log: variable("PANDO_LOG"),
+        postgres: args.postgres.clone(),
         fail_points: variable("PANDO_FAILPOINTS"),
         ..Options::of_home(&context.home)
     };

@@ -20,6 +20,7 @@ mod at_once;
 mod crashes;
 mod kills;
 mod life;
+mod matrix;
 mod odd_production;
 mod outages;
 mod proxy;

@@ -50,7 +50,12 @@ impl Stand {
     /// One with another production.
     pub fn of(options: ProductionOptions) -> Option<Self> {
         let production = production(options)?;
-        Some(Self { daemon: Daemon::start(Path::new(PANDO)), production, files: TempDir::new().unwrap() })
+        Some(Self::over(Daemon::start(Path::new(PANDO)), production))
+    }
+
+    /// One of parts that a test made itself.
+    pub fn over(daemon: Daemon, production: Production) -> Self {
+        Self { daemon, production, files: TempDir::new().unwrap() }
     }
 
     /// Links production's database `postgres` as `shop`.
