@@ -24,7 +24,7 @@ pub struct ServeArgs {
     socket_mode: u32,
     /// A directory with PostgreSQL's programs (postgres, pg_basebackup, …), looked at before the usual ones; may be
     /// repeated
-    #[arg(long, value_name = "DIR", env = "PANDO_POSTGRES", value_delimiter = ':')]
+    #[arg(long, value_name = "DIR", env = "PANDO_POSTGRES", hide_env_values = true, value_delimiter = ':')]
     postgres: Vec<PathBuf>,
 }
 
