@@ -15,8 +15,8 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use pando_model::{
-    BookmarkRequest, CloneRequest, DiskView, DoctorView, EventView, LeaseRequest, LinkRequest, ListView, LogView,
-    MomentRequest, Name, OperationId, OperationView, Problem, RefreshRequest, ShowView, TimelineView,
+    ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, EventView, LeaseRequest, LinkRequest, ListView,
+    LogView, MomentRequest, Name, OperationId, OperationView, Problem, RefreshRequest, ShowView, TimelineView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -140,6 +140,16 @@ impl Client {
     /// Links an app.
     pub async fn link(&self, body: &LinkRequest) -> Answer<OperationView> {
         self.call(Method::POST, paths::APPS, Some(body)).await
+    }
+
+    /// Links an app, or changes it to what is asked for.
+    pub async fn apply(&self, body: &LinkRequest) -> Answer<OperationView> {
+        self.call(Method::POST, paths::APPLY, Some(body)).await
+    }
+
+    /// What applying would change.
+    pub async fn plan(&self, body: &LinkRequest) -> Answer<ApplyPlan> {
+        self.call(Method::POST, paths::APPLY_PLAN, Some(body)).await
     }
 
     /// Removes an app and its timeline.

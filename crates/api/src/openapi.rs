@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "the functions are only read by the macro")]
 
 use pando_model::{
-    BookmarkRequest, CloneRequest, DiskView, DoctorView, EventView, LeaseRequest, LinkRequest, ListView, LogView,
-    OperationView, Problem, RefreshRequest, ShowView, TimelineView,
+    ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, EventView, LeaseRequest, LinkRequest, ListView,
+    LogView, OperationView, Problem, RefreshRequest, ShowView, TimelineView,
 };
 use utoipa::OpenApi;
 
@@ -79,6 +79,10 @@ calls! {
     get disk, "/v1/disk" => 200 DiskView;
     /// Link an app: mirror its sources and follow them
     post link, "/v1/apps" <- LinkRequest => 202 OperationView;
+    /// Link an app, or change it to what is asked for; nothing changes when it is so already
+    post apply, "/v1/apply" <- LinkRequest => 202 OperationView;
+    /// Show what `apply` would change, and touch nothing
+    post plan, "/v1/apply/plan" <- LinkRequest => 200 ApplyPlan;
     /// Remove an app and its timeline
     delete unlink, "/v1/apps/{app}" (("app" = String, Path, description = "The app's name")) => 202 OperationView;
     /// Make a writable copy of an app or clone at a moment
@@ -129,9 +133,53 @@ pub fn openapi_json() -> String {
     text
 }
 
+/// The JSON schema of a file for `apply`, for editors: the body of that call and all it is made of.
+pub fn apply_schema_json() -> String {
+    let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap_or_default();
+    let all = &document["components"]["schemas"];
+    let mut definitions = serde_json::Map::new();
+    let mut waiting = vec!["LinkRequest".to_owned()];
+    while let Some(name) = waiting.pop() {
+        if definitions.contains_key(&name) {
+            continue;
+        }
+        let text = all[&name].to_string().replace("#/components/schemas/", "#/$defs/");
+        waiting.extend(text.split("\"#/$defs/").skip(1).filter_map(|part| Some(part.split_once('"')?.0.to_owned())));
+        definitions.insert(name, serde_json::from_str(&text).unwrap_or_default());
+    }
+    let schema = serde_json::json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "An app, for pando apply",
+        "$ref": "#/$defs/LinkRequest",
+        "$defs": definitions,
+    });
+    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_schema_in_docs_is_this_one_and_closed() -> std::io::Result<()> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/apply.schema.json");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, apply_schema_json())?;
+        }
+        let committed = std::fs::read_to_string(path)?;
+        assert!(committed == apply_schema_json(), "docs/apply.schema.json is out of date: run this test with UPDATE=1");
+        let schema: serde_json::Value = serde_json::from_str(&committed)?;
+        for name in ["LinkRequest", "LinkSource", "Policy", "Tier", "Edit", "Hook"] {
+            assert_eq!(schema["$defs"][name]["additionalProperties"], false, "{name}");
+        }
+        for name in ["EditFormat", "HookPoint", "Name"] {
+            assert!(schema["$defs"][name].is_object(), "{name}");
+        }
+        assert!(!committed.contains("components"));
+        Ok(())
+    }
 
     #[test]
     fn the_document_in_docs_is_this_one() -> std::io::Result<()> {
@@ -161,6 +209,8 @@ mod tests {
             BOOKMARK,
             DISK,
             APPS,
+            APPLY,
+            APPLY_PLAN,
             APP,
             CLONES,
             CLONE,

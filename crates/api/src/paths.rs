@@ -29,6 +29,10 @@ pub const BOOKMARK: &str = "/v1/names/{name}/bookmarks/{bookmark}";
 pub const DISK: &str = "/v1/disk";
 /// Link an app.
 pub const APPS: &str = "/v1/apps";
+/// Make an app what is asked for.
+pub const APPLY: &str = "/v1/apply";
+/// Show what that would change.
+pub const APPLY_PLAN: &str = "/v1/apply/plan";
 /// One app.
 pub const APP: &str = "/v1/apps/{app}";
 /// Make a clone.

@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind as ClapKind};
 use clap::{Args, Parser, Subcommand};
 use pando_model::{ErrorKind, Problem};
 
-use crate::commands::{clone, connect, generate, keep, link, look, serve, time};
+use crate::commands::{apply, clone, connect, generate, keep, link, look, serve, time};
 use crate::demo::DemoArgs;
 use crate::errors::{Done, Error};
 
@@ -31,6 +31,11 @@ const DEMO: &str = "Show what Pando does on a small production made for it, and 
     server and a daemon of its own in a directory of its own, links it, clones it at three moments, breaks, rewinds and \
     refreshes clones, while orders come in all the time, and compares each clone with what was committed at its moment. \
     At the end, also after an error or Ctrl-C, everything is stopped and removed. With --json the figures are printed.";
+
+const APPLY: &str = "Make an app what a file says: link it, or change its policy, settings, edits and hooks\n\nThe file is \
+    TOML and describes the whole app; docs/apply.md says how, docs/apply.schema.json is for editors. ${NAME} in a value is \
+    a variable of the environment, ${file:PATH} the content of a file, $${ is ${ itself. Applied again, nothing changes. What \
+    cannot be changed of a linked app is refused.";
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
@@ -60,6 +65,9 @@ pub enum Command {
     Demo(DemoArgs),
     /// Link a live application: mirror it, and keep its timeline
     Link(link::LinkArgs),
+    /// Make an app what a file says: link it, or change its policy, settings, edits and hooks
+    #[command(long_about = APPLY)]
+    Apply(apply::ApplyArgs),
     /// Remove an app and its timeline
     Unlink(link::UnlinkArgs),
     /// List apps and clones

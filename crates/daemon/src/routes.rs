@@ -10,9 +10,9 @@ use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use pando_api::{InitRequest, MAX_WAIT_MS, VersionView, openapi_json, paths};
 use pando_model::{
-    BookmarkRequest, CloneRequest, DiskView, DoctorView, ErrorKind, EventView, LeaseRequest, LinkRequest, ListView,
-    LogView, Moment, MomentRequest, Name, OperationId, OperationView, Problem, RefreshRequest, Request, ShowView,
-    TimelineView,
+    ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, ErrorKind, EventView, LeaseRequest, LinkRequest,
+    ListView, LogView, Moment, MomentRequest, Name, OperationId, OperationView, Problem, RefreshRequest, Request,
+    ShowView, TimelineView,
 };
 use pando_operations::Pando;
 use serde::Deserialize;
@@ -59,6 +59,8 @@ fn writes() -> Router<Daemon> {
     Router::new()
         .route(paths::INIT, post(init))
         .route(paths::APPS, post(link))
+        .route(paths::APPLY, post(apply))
+        .route(paths::APPLY_PLAN, post(plan))
         .route(paths::APP, delete(unlink))
         .route(paths::SNAPSHOTS, on_name(|name| Request::Snapshot { name }))
         .route(paths::BOOKMARKS, post(bookmark))
@@ -194,6 +196,14 @@ async fn bookmark(
 
 async fn unbookmark(State(daemon): State<Daemon>, InPath((name, bookmark)): InPath<(Name, Name)>) -> Begun {
     daemon.submit(Request::Unbookmark { name, bookmark }).await
+}
+
+async fn apply(State(daemon): State<Daemon>, InBody(body): InBody<LinkRequest>) -> Begun {
+    daemon.submit(Request::Apply(body)).await
+}
+
+async fn plan(State(daemon): State<Daemon>, InBody(body): InBody<LinkRequest>) -> Views<ApplyPlan> {
+    view(move || daemon.pando.plan(body)).await
 }
 
 async fn clone(State(daemon): State<Daemon>, InBody(body): InBody<CloneRequest>) -> Begun {

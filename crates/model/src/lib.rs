@@ -31,6 +31,7 @@ pub use request::{
 pub use source::{EngineKind, SourceUrl, SourceUrlError};
 pub use state::{AppState, CloneState, OperationState, Profile, StepState};
 pub use view::{
-    AppRow, AppView, CloneRow, CloneView, DiskView, DoctorItem, DoctorView, EventView, ListView, LogView,
-    OperationView, OwnerUsage, Progress, RangeView, ShowView, SnapshotRow, SourceView, StepView, TimelineView, Timing,
+    AppRow, AppView, ApplyPlan, Change, CloneRow, CloneView, DiskView, DoctorItem, DoctorView, EventView, ListView,
+    LogView, OperationView, OwnerUsage, Progress, RangeView, ShowView, SnapshotRow, SourceView, StepView, TimelineView,
+    Timing,
 };

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Until which age one snapshot is kept per `every`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub struct Tier {
     /// Age in seconds up to which this tier rules.
     pub up_to_seconds: i64,
@@ -16,7 +17,7 @@ pub struct Tier {
 /// What is taken and what is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Policy {
     /// Seconds between scheduled snapshots, taken only when something changed.
     pub snapshot_every_seconds: i64,

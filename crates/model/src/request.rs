@@ -12,6 +12,7 @@ use crate::state::Profile;
 
 /// One source of an app, as given to `link`.
 #[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LinkSource {
     /// The source's name; by default the engine's (`db`, `files`).
@@ -30,8 +31,9 @@ impl std::fmt::Debug for LinkSource {
     }
 }
 
-/// `link`: makes a mirror of production and follows it.
+/// A whole app: what `link` makes a mirror of, and what a file for `apply` says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LinkRequest {
     /// The app's name.
@@ -120,6 +122,8 @@ pub struct LeaseRequest {
 pub enum Request {
     /// Link an app.
     Link(LinkRequest),
+    /// Link an app, or change it to what is asked for.
+    Apply(LinkRequest),
     /// Remove an app and its timeline.
     Unlink {
         /// The app.
@@ -196,6 +200,7 @@ impl Request {
     pub const fn verb(&self) -> &'static str {
         match self {
             Self::Link(_) => "link",
+            Self::Apply(_) => "apply",
             Self::Unlink { .. } => "unlink",
             Self::Snapshot { .. } => "snapshot",
             Self::Bookmark { .. } => "bookmark",

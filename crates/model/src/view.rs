@@ -158,6 +158,32 @@ pub enum ShowView {
 }
 
 view!(
+    /// One thing that `apply` changes.
+    pub struct Change {
+        /// What.
+        pub what: String,
+        /// What it was, where that may be shown.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub from: Option<String>,
+        /// What it will be.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub to: Option<String>,
+    }
+);
+
+view!(
+    /// What `apply` would do.
+    pub struct ApplyPlan {
+        /// The app.
+        pub app: Name,
+        /// Whether it is not there yet, and will be linked.
+        pub links: bool,
+        /// In the order of the file; none: it is as the file says.
+        pub changes: Vec<Change>,
+    }
+);
+
+view!(
     /// An app in `ls`.
     pub struct AppRow {
         /// Its name.

@@ -13,18 +13,20 @@ use pando_host::durable::write_atomic;
 use pando_host::secret::SecretKey;
 use pando_host::{FailPoints, SystemClock};
 use pando_model::{
-    CloneState, DiskView, DoctorItem, DoctorView, EventView, ListView, LogView, Name, OperationId, OperationState,
-    OperationView, OwnerId, PoolSnapshotId, Problem, Profile, Request, ShowView, TimelineView, UnitId, VolumeId,
+    ApplyPlan, CloneState, DiskView, DoctorItem, DoctorView, EventView, LinkRequest, ListView, LogView, Name,
+    OperationId, OperationState, OperationView, OwnerId, PoolSnapshotId, Problem, Profile, Request, ShowView,
+    TimelineView, UnitId, VolumeId,
 };
 use pando_pool::{DriverKind, PoolConfig};
 use pando_runtime::process::ProcessRuntime;
 
+use crate::doctor::item;
 use crate::fault::{Done, IntoProblem, failed, io, not_found, refused};
 use crate::home::Home;
 use crate::journal::{Run, Verb, bear, drive};
 use crate::owner::Owner;
-use crate::verbs::{bookmark, clone, lease, link, power, recover_any, refresh, remove, snapshot, unlink};
-use crate::world::{Parts, World, thresholds};
+use crate::verbs::{apply, bookmark, clone, lease, link, power, recover_any, refresh, remove, snapshot, unlink};
+use crate::world::{Parts, World};
 use crate::{follow, units, views};
 
 /// What `pando init` may choose.
@@ -39,13 +41,9 @@ pub struct InitRequest {
 /// One Pando on one home. Cheap to clone.
 #[derive(Clone)]
 pub struct Pando {
-    world: Arc<World>,
+    pub(crate) world: Arc<World>,
     running: Arc<Mutex<Vec<std::thread::JoinHandle<()>>>>,
     init: Arc<Mutex<()>>,
-}
-
-fn item(what: &str, level: &str, found: impl Into<String>, fix: Option<String>) -> DoctorItem {
-    DoctorItem { what: what.to_owned(), level: level.to_owned(), found: found.into(), fix }
 }
 
 fn outward<T>(done: Done<T>) -> Result<T, Problem> {
@@ -101,7 +99,7 @@ impl Pando {
         Self { world, running: Arc::default(), init: Arc::default() }
     }
 
-    fn pool_config(&self) -> Result<Option<PoolConfig>, Problem> {
+    pub(crate) fn pool_config(&self) -> Result<Option<PoolConfig>, Problem> {
         let path = self.world.home.pool_file();
         match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -208,6 +206,13 @@ impl Pando {
                 let names = [body.app.to_string()];
                 self.begin(&names, |world| link::Link::new(world, body))
             }
+            Request::Apply(body) => match outward(apply::there(world, &body.app))? {
+                Some(app) => {
+                    let names = [app.name.to_string(), follow::units_of(&app.name)];
+                    self.begin(&names, |world| apply::Apply::new(world, body))
+                }
+                None => self.submit(Request::Link(body)),
+            },
             Request::Unlink { app } => {
                 let names = [app.to_string(), format!("{app}/prepare"), follow::units_of(&app)];
                 self.begin(&names, |world| unlink::Unlink::new(world, app))
@@ -255,6 +260,14 @@ impl Pando {
                 self.begin(&names, |world| remove::Remove::new(world, clone))
             }
         }
+    }
+
+    /// What applying would change.
+    ///
+    /// # Errors
+    /// When the file asks for what cannot be.
+    pub fn plan(&self, request: LinkRequest) -> Result<ApplyPlan, Problem> {
+        outward(apply::plan(&self.world, request))
     }
 
     fn replace(
@@ -375,80 +388,6 @@ impl Pando {
     /// When there is no pool, or it cannot be looked at.
     pub fn disk(&self) -> Result<DiskView, Problem> {
         outward(views::disk(&self.world))
-    }
-
-    /// What is there, what is missing, and what mends it.
-    ///
-    /// # Errors
-    /// When the catalog cannot be read.
-    pub fn doctor(&self) -> Result<DoctorView, Problem> {
-        let world = &self.world;
-        let mut items = vec![item("home", "ok", world.home.root().display().to_string(), None)];
-        match world.home.reachable(world.account.as_ref()) {
-            Ok(()) => {
-                let name = world.account.as_ref().map_or("the daemon's own account", |account| account.name.as_str());
-                items.push(item("account", "ok", format!("servers of clones run as {name}"), None));
-            }
-            Err(problem) => items.push(item("account", "problem", problem.message, problem.hint)),
-        }
-        items.extend(self.look_at_pool());
-        for engine in world.engines.values() {
-            items.extend(engine.doctor());
-        }
-        for stranger in strangers(world) {
-            items.push(item("strangers", "warning", stranger, None));
-        }
-        let stuck =
-            world.catalog.of::<OperationRecord>(OperationState::Stuck.as_str()).map_err(IntoProblem::into_problem)?;
-        for record in stuck {
-            let why = record.error.map(|problem| problem.to_string()).unwrap_or_default();
-            let found = format!("{} {} is stuck: {why}", record.verb, record.subject);
-            items.push(item(
-                "operations",
-                "problem",
-                found,
-                Some("mend the cause: it is tried again by itself, twice a minute".to_owned()),
-            ));
-        }
-        Ok(DoctorView { healthy: items.iter().all(|one| one.level != "problem"), items })
-    }
-
-    fn look_at_pool(&self) -> Vec<DoctorItem> {
-        let Ok(pool) = self.world.pool() else {
-            return vec![item("pool", "warning", "there is none yet", Some("pando init".to_owned()))];
-        };
-        let capabilities = pool.capabilities();
-        let mut items = vec![item("pool", "ok", format!("{} at {}", capabilities.driver, pool.root().display()), None)];
-        if !capabilities.shares_blocks {
-            let fix = "pando init --pool PATH, with PATH on btrfs or XFS with reflink".to_owned();
-            items.push(item("pool", "warning", "every clone and snapshot is a full copy", Some(fix)));
-        }
-        if matches!(self.pool_config(), Ok(Some(PoolConfig { image: Some(_), .. }))) {
-            let fix = "mkfs.btrfs /dev/DISK, mount it, pando init --pool PATH".to_owned();
-            items.push(item(
-                "pool",
-                "warning",
-                "the pool is an image file: good for a trial; a partition of its own is much faster",
-                Some(fix),
-            ));
-        }
-        match pool.room() {
-            Ok(usage) => {
-                let (low, full) = thresholds(usage.total_bytes);
-                let level = if usage.free_bytes < full {
-                    "problem"
-                } else if usage.free_bytes < low {
-                    "warning"
-                } else {
-                    "ok"
-                };
-                let found = format!("{} MB of {} MB free", usage.free_bytes >> 20, usage.total_bytes >> 20);
-                let fix = (level != "ok").then(|| "pando du; pando rm …".to_owned());
-                items.push(item("room", level, found, fix));
-            }
-            Err(error) => items.push(item("room", "problem", error.into_problem().to_string(), None)),
-        }
-        items
     }
 
     /// The last lines of the servers' logs.

@@ -3,6 +3,7 @@
 //! | file | what it answers for |
 //! |---|---|
 //! | `facade.rs` | the door: submit, wait, look |
+//! | `doctor.rs` | what is missing |
 //! | `world.rs`, `home.rs` | what every verb needs: catalog, pool, engines, runtime, clock, paths |
 //! | `journal.rs` | operations: steps, undo, recovery |
 //! | `hooks/` | what users do to clones at points of operations |
@@ -12,6 +13,7 @@
 //! | `views.rs` | what is shown |
 //! | `verbs/` | one file per verb |
 
+mod doctor;
 mod facade;
 mod fault;
 mod follow;

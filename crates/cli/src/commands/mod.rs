@@ -1,5 +1,6 @@
 //! One file per group of commands; here they are told apart.
 
+pub mod apply;
 pub mod clone;
 pub mod connect;
 pub mod generate;
@@ -39,6 +40,7 @@ async fn speak(context: &Context, command: Command) -> Done {
         Command::Serve(_) | Command::Demo(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
         Command::Init(args) => serve::init(context, &args).await,
         Command::Doctor => serve::doctor(context).await,
+        Command::Apply(args) => apply::apply(context, &args).await,
         Command::Link(args) => link::link(context, args).await,
         Command::Unlink(args) => link::unlink(context, &args).await,
         Command::Ls => look::ls(context).await,

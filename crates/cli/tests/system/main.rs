@@ -18,6 +18,7 @@
 mod any_second;
 mod at_once;
 mod crashes;
+mod hooks;
 mod kills;
 mod life;
 mod matrix;

@@ -170,7 +170,10 @@ pub fn digest(kit: &Kit) -> BTreeMap<String, String> {
     let all = all(kit);
     let mut found = BTreeMap::new();
     for app in &all.apps {
-        found.insert(format!("app {}", app.name), format!("{} {} {}", app.id, app.state, app.volume));
+        found.insert(
+            format!("app {}", app.name),
+            format!("{} {} {} {:?}", app.id, app.state, app.volume, (&app.policy, &app.set, &app.stitches)),
+        );
     }
     for snapshot in &all.snapshots {
         found.insert(format!("snapshot {}", snapshot.id), serde_json::to_string(snapshot).unwrap());

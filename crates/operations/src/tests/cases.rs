@@ -11,7 +11,7 @@ use crate::follow;
 use crate::moments;
 use crate::owner::Owner;
 use crate::verbs::refresh::{Origin, Refresh};
-use crate::verbs::{bookmark, clone, lease, link, power, prepare, rebase, remove, snapshot, thin, unlink};
+use crate::verbs::{apply, bookmark, clone, lease, link, power, prepare, rebase, remove, snapshot, thin, unlink};
 use crate::world::World;
 
 /// One verb on one world.
@@ -169,6 +169,27 @@ pub const CASES: &[Case] = &[
     Case::new("link", |_| {}, |world| go(world, &["shop"], |world| link::Link::new(world, shop(false))), linked),
     Case::new("link files", |_| {}, |world| go(world, &["shop"], |world| link::Link::new(world, shop(true))), linked),
     Case::new("link hooks", |_| {}, |world| go(world, &["shop"], |world| link::Link::new(world, hooked())), linked),
+    Case {
+        // The mirror of one that was undone is started by the heartbeat.
+        heartbeat: |kit| {
+            follow::follow_once(&kit.world, &kit.app_id()).unwrap();
+        },
+        ..Case::new(
+            "apply",
+            with_hooks,
+            |world| {
+                let mut wanted = hooked();
+                wanted.sources[0].url = "sim://u:other@prod/counter".to_owned();
+                wanted.sources[1].exclude.push("cache/".to_owned());
+                wanted.policy = None;
+                wanted.edits.clear();
+                go(world, &["shop"], |world| apply::Apply::new(world, wanted))
+            },
+            |kit| {
+                kit.app("shop").policy == pando_model::Policy::default() && kit.app("shop").state == AppState::Following
+            },
+        )
+    },
     Case::new(
         "clone hooks",
         with_hooks,

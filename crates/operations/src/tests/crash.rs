@@ -303,6 +303,7 @@ macro_rules! proofs {
 }
 
 proofs!(
+    apply "apply",
     bookmark "bookmark",
     unbookmark "unbookmark",
     clone "clone",

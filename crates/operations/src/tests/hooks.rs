@@ -9,7 +9,7 @@ use super::kit::{Kit, go, hooked, name, request, shop};
 use crate::fault::{Done, Fault};
 use crate::owner::Owner;
 use crate::verbs::refresh::{Origin, Refresh};
-use crate::verbs::{clone, link, power, remove, snapshot};
+use crate::verbs::{apply, clone, link, power, remove, snapshot};
 use crate::world::World;
 
 type Work = fn(&Arc<World>) -> Done<()>;
@@ -182,4 +182,53 @@ fn what_cannot_work_is_refused_before_anything_is_made() {
     other.account = text("somebody-else");
     refused(LinkRequest { hooks: vec![other], ..shop(true) }, "cannot run as somebody-else");
     assert!(digest(&kit).len() == 1, "{:?}", digest(&kit));
+}
+
+#[test]
+fn what_is_applied_is_changed_once_and_what_cannot_be_is_refused() {
+    let kit = world_with_hooks();
+    let plan = |wanted: LinkRequest| apply::plan(&kit.world, wanted).map(|plan| (plan.links, plan.changes));
+    assert!(matches!(plan(hooked()), Ok((false, changes)) if changes.is_empty()));
+    let change = |edit: &dyn Fn(&mut LinkRequest)| {
+        let mut wanted = hooked();
+        edit(&mut wanted);
+        wanted
+    };
+    let words = |wanted: LinkRequest| {
+        let (_, changes) = plan(wanted).unwrap();
+        changes.into_iter().map(|one| format!("{} {:?} {:?}", one.what, one.from, one.to)).collect::<Vec<_>>()
+    };
+    let all = change(&|wanted| {
+        wanted.sources[0].url = "sim://u:two@prod/counter".to_owned();
+        wanted.sources[1].exclude.push("cache/".to_owned());
+        wanted.policy.as_mut().unwrap().snapshot_every_seconds = 5;
+        wanted.set.insert("fast".to_owned(), "yes".to_owned());
+        wanted.edits.pop();
+    });
+    let expected = [
+        "password of db None None",
+        "exclude of files Some(\"\") Some(\"cache/\")",
+        "policy snapshot_every_seconds Some(\"60\") Some(\"5\")",
+        "set fast None Some(\"yes\")",
+        "configure-clone: replace in files/stitched Some(\"there\") None",
+    ];
+    assert_eq!(words(all.clone()), expected);
+    let value = change(&|wanted| wanted.edits[0].text = Some("secret-value".to_owned()));
+    assert_eq!(words(value), ["edits and hooks: values or order None None"]);
+    go(&kit.world, &["shop"], |world| apply::Apply::new(world, all.clone())).unwrap();
+    assert_eq!(words(all), Vec::<String>::new());
+    assert_eq!(kit.owner("shop").sources[&name("db")].source.url.password.as_deref(), Some("two"));
+
+    for (wanted, sign) in [
+        (change(&|wanted| drop(wanted.sources.pop())), "not in the file: files"),
+        (change(&|wanted| wanted.sources[0].name = Some(name("main"))), "not in the app: main"),
+        (change(&|wanted| wanted.sources[0].url = "sim://u:one@other/counter".to_owned()), "cannot be moved"),
+        (change(&|wanted| wanted.edits[0].text = Some("{{clone.nme}}".to_owned())), "has no value"),
+    ] {
+        let Err(Fault::Problem(problem)) = plan(wanted) else { panic!("{sign}") };
+        assert!(problem.to_string().contains(sign) && problem.hint.is_some(), "{problem:?}");
+    }
+    let fresh = LinkRequest { app: name("other"), ..hooked() };
+    let (links, changes) = plan(fresh).unwrap();
+    assert!(links && changes.len() == 2 + hooked().edits.len() + hooked().hooks.len(), "{changes:?}");
 }

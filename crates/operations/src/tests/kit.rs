@@ -395,7 +395,9 @@ pub fn hooked() -> LinkRequest {
         Edit { write: text("files/stitched"), text: text("{{clone.name}} of nobody"), ..Edit::default() },
         Edit { replace: text("files/stitched"), find: text("nobody"), with: text("{{app.name}}"), ..Edit::default() },
     ];
-    LinkRequest { hooks: HookPoint::ALL.iter().map(hook).collect(), edits, ..shop(true) }
+    let mut app = shop(true);
+    app.sources[0].url = "sim://u:one@prod/counter".to_owned();
+    LinkRequest { hooks: HookPoint::ALL.iter().map(hook).collect(), edits, ..app }
 }
 
 /// What makes a clone.

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use pando_catalog::{AppRecord, AppSource, Durability};
 use pando_engine::{Link as Following, Source};
-use pando_model::{AppId, AppState, HookPoint, LinkRequest, Name, OwnerId, SourceUrl, UnitId, VolumeId};
+use pando_model::{AppId, AppState, HookPoint, LinkRequest, Name, OwnerId, UnitId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use super::prepare::Prepare;
-use super::{provision, remove, snapshot};
+use super::{apply, provision, remove, snapshot};
 use crate::fault::{Done, Fault, IntoProblem, failed, refused, usage};
 use crate::hooks::{self, Stitches};
 use crate::journal::{Run, Step, Verb, keep, run_now};
@@ -69,17 +69,9 @@ impl Link {
         let id = AppId::from_parts(millis, random);
         let mut sources = BTreeMap::new();
         for (index, source) in request.sources.into_iter().enumerate() {
-            let url: SourceUrl =
-                source.url.parse().map_err(|error: pando_model::SourceUrlError| usage(error.to_string()))?;
+            let (name, url) = apply::source(&source)?;
             let engine = world.engine(url.engine)?;
             engine.check_settings(&request.set)?;
-            let name = match source.name {
-                Some(name) => name,
-                None => url
-                    .default_source_name()
-                    .parse()
-                    .map_err(|error| usage(format!("a source has no name: {error}")))?,
-            };
             let body = id.as_str().trim_start_matches("app-");
             let tag = format!("pando_{body}_{index}");
             let shown = url.to_string();
@@ -280,7 +272,20 @@ pub fn examine(world: &World, app: &mut AppRecord, owner: &Owner, refusal: &str)
     Err(if fixes.is_empty() { problem } else { problem.hint(fixes.join("\n        ")) }.into())
 }
 
-fn seal(world: &World, source: &Source) -> Done<pando_catalog::Sealed> {
+/// The sources that are asked for, by name.
+pub fn sources(request: &LinkRequest) -> Done<apply::Sources> {
+    let mut found = BTreeMap::new();
+    for wanted in &request.sources {
+        let (name, url) = apply::source(wanted)?;
+        if found.insert(name.clone(), (url, wanted.exclude.clone())).is_some() {
+            return Err(usage(format!("two sources are named {name}")).hint("give each a name of its own").into());
+        }
+    }
+    Ok(found)
+}
+
+/// A source, encrypted for the catalog.
+pub fn seal(world: &World, source: &Source) -> Done<pando_catalog::Sealed> {
     let plain = serde_json::to_vec(source).map_err(|error| failed(format!("a source cannot be stored: {error}")))?;
     world.seal(&plain)
 }

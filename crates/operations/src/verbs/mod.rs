@@ -1,5 +1,6 @@
 //! One file per verb, and the list that recovery knows them by.
 
+pub mod apply;
 pub mod bookmark;
 pub mod clone;
 pub mod lease;
@@ -45,6 +46,7 @@ macro_rules! verbs {
 }
 
 verbs!(
+    apply::Apply,
     bookmark::Bookmark,
     bookmark::Unbookmark,
     clone::Clone,

@@ -1,0 +1,90 @@
+//! `doctor`: what is there, what is missing, and the command that mends it.
+
+use pando_catalog::OperationRecord;
+use pando_model::{DoctorItem, DoctorView, OperationState, Problem};
+use pando_pool::PoolConfig;
+
+use crate::facade::{Pando, strangers};
+use crate::fault::IntoProblem;
+use crate::world::thresholds;
+
+/// One finding.
+pub fn item(what: &str, level: &str, found: impl Into<String>, fix: Option<String>) -> DoctorItem {
+    DoctorItem { what: what.to_owned(), level: level.to_owned(), found: found.into(), fix }
+}
+
+impl Pando {
+    /// What is there, what is missing, and what mends it.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn doctor(&self) -> Result<DoctorView, Problem> {
+        let world = &self.world;
+        let mut items = vec![item("home", "ok", world.home.root().display().to_string(), None)];
+        match world.home.reachable(world.account.as_ref()) {
+            Ok(()) => {
+                let name = world.account.as_ref().map_or("the daemon's own account", |account| account.name.as_str());
+                items.push(item("account", "ok", format!("servers of clones run as {name}"), None));
+            }
+            Err(problem) => items.push(item("account", "problem", problem.message, problem.hint)),
+        }
+        items.extend(self.look_at_pool());
+        for engine in world.engines.values() {
+            items.extend(engine.doctor());
+        }
+        for stranger in strangers(world) {
+            items.push(item("strangers", "warning", stranger, None));
+        }
+        let stuck =
+            world.catalog.of::<OperationRecord>(OperationState::Stuck.as_str()).map_err(IntoProblem::into_problem)?;
+        for record in stuck {
+            let why = record.error.map(|problem| problem.to_string()).unwrap_or_default();
+            let found = format!("{} {} is stuck: {why}", record.verb, record.subject);
+            items.push(item(
+                "operations",
+                "problem",
+                found,
+                Some("mend the cause: it is tried again by itself, twice a minute".to_owned()),
+            ));
+        }
+        Ok(DoctorView { healthy: items.iter().all(|one| one.level != "problem"), items })
+    }
+
+    fn look_at_pool(&self) -> Vec<DoctorItem> {
+        let Ok(pool) = self.world.pool() else {
+            return vec![item("pool", "warning", "there is none yet", Some("pando init".to_owned()))];
+        };
+        let capabilities = pool.capabilities();
+        let mut items = vec![item("pool", "ok", format!("{} at {}", capabilities.driver, pool.root().display()), None)];
+        if !capabilities.shares_blocks {
+            let fix = "pando init --pool PATH, with PATH on btrfs or XFS with reflink".to_owned();
+            items.push(item("pool", "warning", "every clone and snapshot is a full copy", Some(fix)));
+        }
+        if matches!(self.pool_config(), Ok(Some(PoolConfig { image: Some(_), .. }))) {
+            let fix = "mkfs.btrfs /dev/DISK, mount it, pando init --pool PATH".to_owned();
+            items.push(item(
+                "pool",
+                "warning",
+                "the pool is an image file: good for a trial; a partition of its own is much faster",
+                Some(fix),
+            ));
+        }
+        match pool.room() {
+            Ok(usage) => {
+                let (low, full) = thresholds(usage.total_bytes);
+                let level = if usage.free_bytes < full {
+                    "problem"
+                } else if usage.free_bytes < low {
+                    "warning"
+                } else {
+                    "ok"
+                };
+                let found = format!("{} MB of {} MB free", usage.free_bytes >> 20, usage.total_bytes >> 20);
+                let fix = (level != "ok").then(|| "pando du; pando rm …".to_owned());
+                items.push(item("room", level, found, fix));
+            }
+            Err(error) => items.push(item("room", "problem", error.into_problem().to_string(), None)),
+        }
+        items
+    }
+}

@@ -1,0 +1,297 @@
+//! `apply`: makes an app what a file says it is. An app that is not there is linked; of one that is there policy,
+//! settings, excludes, edits, hooks and production's passwords are changed, and what cannot be changed is refused.
+//! Applied again, nothing changes.
+//!
+//! # Crash consistency
+//! The record holds all of it and is replaced at once, field by field beside what the heartbeat keeps there. Undo puts
+//! the former fields back.
+
+use std::collections::BTreeMap;
+
+use pando_catalog::{AppRecord, AppSource, Durability};
+use pando_engine::Source;
+use pando_model::{
+    AppState, ApplyPlan, Change, LinkRequest, LinkSource, Name, OwnerId, Policy, SettingChange, SourceUrl,
+};
+use serde::{Deserialize, Serialize};
+
+use super::link;
+use crate::fault::{Done, Fault, failed, refused, usage};
+use crate::hooks::{self, Stitches};
+use crate::journal::{Run, Step, Verb};
+use crate::owner::{Owner, production};
+use crate::units;
+use crate::world::World;
+
+/// An app being changed.
+#[derive(Serialize, Deserialize)]
+pub struct Apply {
+    app: AppRecord,
+    fresh: Fields,
+    /// How many things change.
+    changes: usize,
+    /// Whether the mirror has to log in anew.
+    log_in: bool,
+}
+
+/// What can be changed of an app.
+#[derive(Clone, Serialize, Deserialize)]
+struct Fields {
+    policy: Policy,
+    set: SettingChange,
+    stitches: Option<pando_catalog::Sealed>,
+    sources: BTreeMap<Name, AppSource>,
+}
+
+impl Fields {
+    fn of(app: &AppRecord) -> Self {
+        let AppRecord { policy, set, stitches, sources, .. } = app.clone();
+        Self { policy, set, stitches, sources }
+    }
+}
+
+impl Verb for Apply {
+    const WORD: &'static str = "apply";
+    const STEPS: &'static [Step<Self>] = &[
+        Step { name: "record", apply: Self::record, undo: Self::restore },
+        Step { name: "follow", apply: Self::follow, undo: Self::stop },
+    ];
+    const POINT_OF_NO_RETURN: usize = 2;
+
+    fn subject(&self) -> Name {
+        self.app.name.clone()
+    }
+
+    fn result(&self, _: &World) -> Option<serde_json::Value> {
+        Some(serde_json::json!({ "app": self.app.name, "changes": self.changes }))
+    }
+}
+
+/// What applying would change. Nothing is touched.
+pub fn plan(world: &World, request: LinkRequest) -> Done<ApplyPlan> {
+    let app = request.app.clone();
+    match there(world, &app)? {
+        Some(_) => {
+            let (_, changes) = Apply::planned(world, request)?;
+            Ok(ApplyPlan { app, links: false, changes })
+        }
+        None => {
+            let fresh = |what: String| Change { what, from: None, to: None };
+            let mut changes: Vec<Change> = link::sources(&request)?
+                .iter()
+                .map(|(name, (url, _))| fresh(format!("source {name} ({url})")))
+                .collect();
+            let stitches = Stitches { edits: request.edits.clone(), hooks: request.hooks.clone() };
+            changes.extend(stitches.labels().into_iter().map(fresh));
+            // Whatever would be refused is refused here too.
+            link::Link::new(world, request)?;
+            Ok(ApplyPlan { app, links: true, changes })
+        }
+    }
+}
+
+/// The app of that name, if there is one.
+pub fn there(world: &World, name: &Name) -> Done<Option<AppRecord>> {
+    match world.catalog.owner(name)? {
+        Some(OwnerId::App(id)) => Ok(world.catalog.get(id.as_str())?),
+        _ => Ok(None),
+    }
+}
+
+impl Apply {
+    /// An app to be changed.
+    pub fn new(world: &World, request: LinkRequest) -> Done<Self> {
+        Self::planned(world, request).map(|(apply, _)| apply)
+    }
+
+    fn planned(world: &World, request: LinkRequest) -> Done<(Self, Vec<Change>)> {
+        let app =
+            there(world, &request.app)?.ok_or_else(|| Fault::Problem(failed(format!("{} is gone", request.app))))?;
+        if matches!(app.state, AppState::Linking | AppState::Removing) {
+            return Err(refused(format!("{} is {}", app.name, app.state))
+                .hint("`pando ops` shows how far it is")
+                .into());
+        }
+        let mut differences = Differences::default();
+        let wanted = link::sources(&request)?;
+        let gone: Vec<&str> = app.sources.keys().filter(|name| !wanted.contains_key(*name)).map(Name::as_str).collect();
+        let new: Vec<&str> = wanted.keys().filter(|name| !app.sources.contains_key(*name)).map(Name::as_str).collect();
+        if !gone.is_empty() || !new.is_empty() {
+            let mut problem = refused(format!("the sources of {} cannot be changed once it is linked", app.name));
+            problem.causes.extend(
+                Some(gone.join(", ")).filter(|all| !all.is_empty()).map(|all| format!("not in the file: {all}")),
+            );
+            problem
+                .causes
+                .extend(Some(new.join(", ")).filter(|all| !all.is_empty()).map(|all| format!("not in the app: {all}")));
+            let hint = format!(
+                "link an app of another name, or pando unlink {} (its timeline goes) and apply again",
+                app.name
+            );
+            return Err(problem.hint(hint).into());
+        }
+        let mut fresh = Fields::of(&app);
+        let mut log_in = false;
+        for (name, (url, exclude)) in wanted {
+            let mut source = production(world, &app, &name)?;
+            log_in |= differences.of_source(&app, &name, &source, &url, &exclude)?;
+            let same = source.url == url && source.exclude == exclude;
+            if let Some(stored) = fresh.sources.get_mut(&name).filter(|_| !same) {
+                source = Source { url, exclude, ..source };
+                stored.sealed = link::seal(world, &source)?;
+            }
+        }
+        fresh.policy = request.policy.unwrap_or_default();
+        differences.values("policy", &app.policy, &fresh.policy);
+        for engine in app.sources.values().map(|source| world.engine(source.engine)) {
+            engine?.check_settings(&request.set)?;
+        }
+        fresh.set = request.set;
+        differences.values("set", &app.set, &fresh.set);
+        let (before, after) = (Stitches::of(world, &app)?, Stitches { edits: request.edits, hooks: request.hooks });
+        let kinds = app.sources.iter().map(|(name, source)| (name.clone(), source.engine)).collect();
+        hooks::check::check(world, &after, &kinds)?;
+        if before != after {
+            differences.stitches(&before, &after);
+            fresh.stitches = after.seal(world)?;
+        }
+        Ok((Self { app, fresh, changes: differences.0.len(), log_in }, differences.0))
+    }
+
+    fn put(&self, run: &Run, fields: &Fields) -> Done<()> {
+        let id = self.app.id.as_str();
+        Ok(run.world.catalog.change(Durability::Synced, |change| {
+            let Some(mut app) = change.get::<AppRecord>(id)? else { return Ok(()) };
+            let Fields { policy, set, stitches, sources } = fields.clone();
+            app.policy = policy;
+            app.set = set;
+            app.stitches = stitches;
+            for (name, source) in sources {
+                if let Some(stored) = app.sources.get_mut(&name) {
+                    stored.sealed = source.sealed;
+                }
+            }
+            change.put(&app)
+        })?)
+    }
+
+    fn record(&mut self, run: &Run) -> Done<()> {
+        self.put(run, &self.fresh)
+    }
+
+    fn restore(&mut self, run: &Run) -> Done<()> {
+        self.put(run, &Fields::of(&self.app))
+    }
+
+    fn owner(&self, run: &Run) -> Done<Option<Owner>> {
+        Owner::load(&run.world, &OwnerId::App(self.app.id.clone()))
+    }
+
+    /// With another password the mirror connects anew; that it does shows that the password is right.
+    fn follow(&mut self, run: &Run) -> Done<()> {
+        self.stop(run)?;
+        match self.owner(run)?.filter(|_| self.log_in) {
+            Some(owner) => link::start_following(run, &owner),
+            None => Ok(()),
+        }
+    }
+
+    /// The heartbeat starts the mirror again.
+    fn stop(&mut self, run: &Run) -> Done<()> {
+        match self.owner(run)?.filter(|_| self.log_in) {
+            Some(owner) => {
+                units::stop_all(&run.world, &owner)?;
+                // When it was started last is of no account: this was no crash.
+                run.world.drop_live(&owner.id);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is another than before, for people.
+#[derive(Default)]
+struct Differences(Vec<Change>);
+
+impl Differences {
+    fn add(&mut self, what: impl Into<String>, from: Option<String>, to: Option<String>) {
+        self.0.push(Change { what: what.into(), from, to });
+    }
+
+    /// Compares a source; answers whether its mirror has to log in anew.
+    fn of_source(
+        &mut self,
+        app: &AppRecord,
+        name: &Name,
+        old: &Source,
+        url: &SourceUrl,
+        exclude: &[String],
+    ) -> Done<bool> {
+        if old.url.without_password() != url.without_password() {
+            let mut problem = refused(format!("the source {name} of {} cannot be moved once it is linked", app.name));
+            problem.causes.push(format!("it is {}, the file says {url}", old.url));
+            let hint = format!(
+                "link an app of another name, or pando unlink {} (its timeline goes) and apply again",
+                app.name
+            );
+            return Err(problem.hint(hint).into());
+        }
+        if old.exclude != exclude {
+            self.add(format!("exclude of {name}"), Some(old.exclude.join(" ")), Some(exclude.join(" ")));
+        }
+        let other = old.url.password != url.password;
+        if other {
+            self.add(format!("password of {name}"), None, None);
+        }
+        Ok(other)
+    }
+
+    /// Compares by the names of the fields.
+    fn values(&mut self, of: &str, old: &impl Serialize, new: &impl Serialize) {
+        let fields = |value: serde_json::Value| value.as_object().cloned().unwrap_or_default();
+        let (old, new) = (
+            fields(serde_json::to_value(old).unwrap_or_default()),
+            fields(serde_json::to_value(new).unwrap_or_default()),
+        );
+        let shown = |value: Option<&serde_json::Value>| {
+            value.map(|value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned))
+        };
+        let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            if old.get(name) != new.get(name) {
+                self.add(format!("{of} {name}"), shown(old.get(name)), shown(new.get(name)));
+            }
+        }
+    }
+
+    /// Edits and hooks by what they are called; their values are never shown.
+    fn stitches(&mut self, old: &Stitches, new: &Stitches) {
+        let (old_labels, new_labels) = (old.labels(), new.labels());
+        let before = self.0.len();
+        for label in old_labels.iter().filter(|label| !new_labels.contains(label)) {
+            self.add(label.clone(), Some("there".to_owned()), None);
+        }
+        for label in new_labels.iter().filter(|label| !old_labels.contains(label)) {
+            self.add(label.clone(), None, Some("there".to_owned()));
+        }
+        if self.0.len() == before {
+            self.add("edits and hooks: values or order", None, None);
+        }
+    }
+}
+
+/// Sources by their names.
+pub type Sources = BTreeMap<Name, (SourceUrl, Vec<String>)>;
+
+/// The source's name and URL as asked for.
+pub fn source(source: &LinkSource) -> Done<(Name, SourceUrl)> {
+    let url: SourceUrl = source.url.parse().map_err(|error: pando_model::SourceUrlError| usage(error.to_string()))?;
+    let name = match &source.name {
+        Some(name) => name.clone(),
+        None => url.default_source_name().parse().map_err(|error| usage(format!("a source has no name: {error}")))?,
+    };
+    Ok((name, url))
+}
