@@ -10,6 +10,8 @@
 //! from the end. The journal relies on that order alone: an operation's birth and end are synced, its
 //! steps are ordered.
 
+#[cfg(any(test, feature = "crash"))]
+mod crash;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -96,6 +98,8 @@ const SCHEMA: &str = "
 /// The catalog of one home.
 pub struct Catalog {
     connection: Mutex<Connection>,
+    #[cfg(any(test, feature = "crash"))]
+    synced: crash::Synced,
 }
 
 impl Catalog {
@@ -125,7 +129,11 @@ impl Catalog {
             VERSION => {}
             newer => return Err(CatalogError::TooNew { found: newer, known: VERSION }),
         }
-        Ok(Self { connection: Mutex::new(connection) })
+        Ok(Self {
+            #[cfg(any(test, feature = "crash"))]
+            synced: crash::Synced::up_to_now(&connection),
+            connection: Mutex::new(connection),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -150,6 +158,10 @@ impl Catalog {
         let transaction = connection.transaction().map_err(sql("written"))?;
         let answer = change(&Change { connection: &transaction })?;
         transaction.commit().map_err(sql("written"))?;
+        #[cfg(any(test, feature = "crash"))]
+        if durability == Durability::Synced {
+            self.synced.note(&connection);
+        }
         Ok(answer)
     }
 

@@ -102,3 +102,51 @@ fn old_operations_are_forgotten_unfinished_ones_never() {
         catalog.all::<OperationRecord>().unwrap().into_iter().map(|record| record.state).collect();
     assert_eq!(left, [OperationState::Running, OperationState::Done]);
 }
+
+/// Commits of one app each, some synced, and what a crash of the machine may have left of the others: cut at any
+/// place, or with a hole (blocks reach a disk in any order).
+#[test]
+fn a_crash_of_the_machine_loses_only_the_newest_commits_and_no_synced_one() {
+    let mut tried = 0;
+    for synced in [1_u32, 4, 9] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog.db");
+        let catalog = Catalog::open(&path).unwrap();
+        for number in 1..=12 {
+            let name = format!("shop{number}");
+            if number <= synced { catalog.put(&app(&name, number)) } else { catalog.note(&app(&name, number)) }
+                .unwrap();
+        }
+        let mut unsynced = Vec::new();
+        catalog
+            .pull_the_plug(|left| {
+                unsynced = left.to_vec();
+                Vec::new()
+            })
+            .unwrap();
+        drop(catalog);
+        let survivors = |left: &[u8]| {
+            let crashed = tempfile::tempdir().unwrap();
+            let copy = crashed.path().join("catalog.db");
+            std::fs::copy(&path, &copy).unwrap();
+            let log = [std::fs::read(dir.path().join("catalog.db-wal")).unwrap(), left.to_vec()].concat();
+            std::fs::write(crashed.path().join("catalog.db-wal"), log).unwrap();
+            let found = Catalog::open(&copy).unwrap().all::<AppRecord>().unwrap();
+            let ids: Vec<_> = found.iter().map(|app| app.id.clone()).collect();
+            let all: Vec<_> = (1..=12).map(|number| AppId::from_parts(1, number)).collect();
+            assert!(ids.len() >= synced as usize && all.starts_with(&ids), "{} of 12, {synced} synced", ids.len());
+            ids.len()
+        };
+        assert_eq!(survivors(&[]), synced as usize);
+        assert_eq!(survivors(&unsynced), 12);
+        for cut in (0..unsynced.len()).step_by(509) {
+            survivors(&unsynced[..cut]);
+            let mut hole = unsynced.clone();
+            let end = (cut + 4096).min(hole.len());
+            hole[cut..end].fill(0);
+            survivors(&hole);
+            tried += 2;
+        }
+    }
+    assert!(tried > 300, "{tried}");
+}

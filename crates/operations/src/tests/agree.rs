@@ -50,6 +50,14 @@ fn entries(dir: &Path) -> BTreeSet<String> {
     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
+/// The units that a record names, whether or not they run.
+pub fn known_units(kit: &Kit) -> BTreeSet<UnitId> {
+    let all = all(kit);
+    let of_apps = all.apps.iter().flat_map(|app| app.sources.values()).flat_map(|source| source.units.values());
+    let of_clones = all.clones.iter().flat_map(|clone| clone.sources.values()).flat_map(|source| source.units.values());
+    of_apps.chain(of_clones).cloned().collect()
+}
+
 /// The units that run when all is well.
 fn meant_units(all: &All) -> BTreeSet<UnitId> {
     let mut units = BTreeSet::new();

@@ -1,6 +1,7 @@
 //! The loop that proves recovery. A case is run once to see which points it passes, those of the operations
 //! inside of it too. Then, for every point: it fails there; it dies there and is recovered; it dies again at
-//! every point that undoing or recovering passes. After each the catalog must be what there is, and the verb
+//! every point that undoing or recovering passes; and it dies there with its machine, which loses every commit
+//! since the last synced one. After each the catalog must be what there is, and the verb
 //! wholly done or everything as it was.
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use super::cases::{CASES, Case};
 use super::kit::{Kit, Mold};
 use crate::facade::recover_all;
 use crate::fault::Fault;
+use crate::follow::look_after_clones;
 use crate::verbs;
 
 /// A world that is used again as long as it is as it was.
@@ -189,6 +191,19 @@ impl Bench {
         self.judge(kit, before, &what);
     }
 
+    /// The whole machine dies at a point, and with it the commits that were only ordered.
+    fn lose(&mut self, at: &str) {
+        let (mut kit, before) = self.take();
+        arm(&kit, &[(at, FailAction::Crash)]);
+        let outcome = (self.case.run)(&kit.world);
+        assert!(matches!(outcome, Err(Fault::Crash)), "{}: {at} was not passed: {outcome:?}", self.case.name);
+        kit.pull_the_plug();
+        recover_all(&kit.world);
+        // Servers that a machine took along are started by the heartbeat.
+        look_after_clones(&kit.world);
+        self.judge(kit, before, &format!("the machine died at {at}"));
+    }
+
     /// It dies at a point, and recovery dies (or fails) at another.
     fn die(&mut self, at: &str, again: Option<(&str, FailAction)>) {
         let (mut kit, before) = self.take();
@@ -229,6 +244,7 @@ fn prove(case: &'static Case, stride: usize) -> usize {
     for point in &points {
         bench.fail(&[(point, FailAction::Error)]);
         bench.die(point, None);
+        bench.lose(point);
     }
     bench.twice(&points);
     bench.fail_calls();

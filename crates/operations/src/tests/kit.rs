@@ -15,8 +15,9 @@ use pando_model::{
     VolumeId,
 };
 use pando_pool::{Capabilities, Ensured, Inventory, PoolDriver, PoolError, Removed, Room, SimPool, Usage};
-use pando_runtime::{Outcome, SimRuntime, UnitSpec};
+use pando_runtime::{Outcome, Runtime, SimRuntime, UnitSpec};
 
+use super::agree::known_units;
 use super::still::StillEngine;
 use crate::facade::{loose_run, recover_all};
 use crate::fault::Done;
@@ -265,6 +266,18 @@ impl Kit {
     pub fn restart(&mut self) {
         self.reopen();
         recover_all(&self.world);
+    }
+
+    /// The machine crashes: commits that were not synced are lost. What the pool and production have done stays:
+    /// those are other disks.
+    pub fn pull_the_plug(&mut self) {
+        self.world.catalog.pull_the_plug(|_| Vec::new()).unwrap();
+        self.reopen();
+        // Every process has died; those that somebody knows of are taken to be up again.
+        let known = known_units(self);
+        for unit in self.runtime.inventory().unwrap().iter().filter(|unit| !known.contains(unit)) {
+            self.runtime.exit(unit, None);
+        }
     }
 
     /// A run outside of any operation.

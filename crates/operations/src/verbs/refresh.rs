@@ -296,7 +296,9 @@ impl Refresh {
     fn swap_back(&mut self, run: &Run) -> Done<()> {
         let mut record = self.record(run)?;
         if volumes(&record.sources) != volumes(&self.sources) {
-            return Ok(());
+            // A crash of the machine may have kept the new links and lost that the record named what they lead to.
+            let owner = Owner::of_clone(&run.world, record)?;
+            return provision::link_paths(&run.world, &self.clone, &owner);
         }
         let before = self.before.clone();
         record.moment = before.moment;
