@@ -100,6 +100,21 @@ impl Daemon {
         }
     }
 
+    /// Kills everything that belongs to its home, as a crash of the machine would.
+    ///
+    /// # Panics
+    /// When something does not die.
+    pub fn kill_units(&self) {
+        let gone = || {
+            let left = self.processes();
+            for pid in left.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            left.is_empty()
+        };
+        assert!(wait_until(Duration::from_secs(10), gone), "{:?} do not die", self.processes());
+    }
+
     /// Asks it to end (SIGTERM) and waits; its units go on.
     pub fn stop(&mut self) {
         self.end(Signal::TERM);
@@ -235,13 +250,11 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let outside = run_dirs(&self.home);
         self.stop();
-        wait_until(Duration::from_secs(10), || {
-            let left = self.processes();
-            for pid in left.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-            left.is_empty()
-        });
+        if !std::thread::panicking() {
+            self.kill_units();
+        } else if let Err(stubborn) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.kill_units())) {
+            eprintln!("{stubborn:?}");
+        }
         for dir in outside {
             let _ = fs::remove_dir_all(dir);
         }

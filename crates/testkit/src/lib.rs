@@ -16,6 +16,7 @@
 )]
 
 mod daemon;
+mod disk;
 mod docker;
 mod etcd;
 mod loopfs;
@@ -24,8 +25,10 @@ mod seed;
 pub mod tools;
 
 pub use daemon::Daemon;
+pub use disk::{Crash, DiskMoment, RecordedDisk};
 pub use docker::{Docker, Image};
 pub use etcd::{ETCD_SECRET, Etcd, etcdctl, example_toolkit};
+use loopfs::unmount;
 pub use loopfs::{FsKind, LoopFs};
 pub use production::{Production, ProductionOptions};
 pub use seed::Seed;

@@ -19,7 +19,7 @@ pub enum FsKind {
 }
 
 impl FsKind {
-    const fn mkfs(self) -> (&'static str, &'static [&'static str]) {
+    pub(crate) const fn mkfs(self) -> (&'static str, &'static [&'static str]) {
         match self {
             Self::Xfs => ("mkfs.xfs", &["-q", "-f", "-m", "reflink=1"]),
             Self::Btrfs => ("mkfs.btrfs", &["-q", "-f"]),

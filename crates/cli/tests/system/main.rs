@@ -21,6 +21,7 @@ mod crashes;
 mod hooks;
 mod kills;
 mod life;
+mod machine;
 mod matrix;
 mod odd_production;
 mod outages;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use pando_testkit::{Production, wait_until};
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::any_second::{Oracle, ROWS, row, table};
 use crate::proxy::Proxy;
@@ -113,14 +112,7 @@ fn t11_production_raises_max_connections_and_the_mirror_follows() {
 /// Kills the daemon and everything it runs.
 fn blackout(stand: &mut Stand) {
     stand.daemon.kill9();
-    let gone = || {
-        let left = stand.daemon.processes();
-        for pid in left.iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        left.is_empty()
-    };
-    assert!(wait_until(Duration::from_secs(10), gone));
+    stand.daemon.kill_units();
 }
 
 #[test]

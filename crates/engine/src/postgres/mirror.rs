@@ -315,6 +315,7 @@ pub fn pulse(engine: &PostgresEngine, seat: &Seat, source: &Source, urgent: bool
         let tries = if urgent { 400 } else { 3 };
         for attempt in 0..tries {
             if advanced.end >= position {
+                log.complete_until(at, position)?;
                 through = Some(at);
                 break;
             }

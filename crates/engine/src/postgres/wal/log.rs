@@ -5,6 +5,7 @@
 //!               segments/    complete segments, compressed; ours alone
 //!               index        one entry for each of them
 //!               meta.json    segment size, system identifier, version
+//!               reach        until when it is complete, by production's clock, and the end of the log then
 //! ```
 //!
 //! Keep one `WalLog` for a directory as long as possible: it remembers what it has read. Only one may
@@ -12,7 +13,8 @@
 //!
 //! # Crash consistency
 //! An epoch appears whole, by a rename. Trimming takes entries out of the index first and files afterwards;
-//! what a crash leaves is removed by the next trim. See `epoch.rs` for taking in.
+//! what a crash leaves is removed by the next trim. See `epoch.rs` for taking in. `reach` is replaced whole every
+//! few seconds, so a crash forgets that the last few seconds of an idle stretch were complete, and no commit.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -21,7 +23,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use pando_host::{Account, durable};
 use pando_model::Lsn;
 
@@ -54,7 +56,12 @@ pub struct WalLog {
 struct State {
     epochs: BTreeMap<u32, Epoch>,
     last: Progress,
+    /// What `reach` of the newest epoch says, once this has written it.
+    reach: Option<Timestamp>,
 }
+
+/// How old what `reach` says may become.
+const REACH: SignedDuration = SignedDuration::from_secs(5);
 
 impl WalLog {
     /// Opens the log in a directory, which is made if it is not there.
@@ -142,6 +149,31 @@ impl WalLog {
         Ok(progress)
     }
 
+    /// Notes that the current epoch is complete until a moment of production's clock, when production's log ended
+    /// at `end`. Kept, so that a restart while production is away does not forget it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn complete_until(&self, at: Timestamp, end: Lsn) -> Result<(), EngineError> {
+        let mut state = self.lock();
+        if state.reach.is_some_and(|noted| at.duration_since(noted) < REACH) {
+            return Ok(());
+        }
+        let Some(number) = self.current_epoch() else { return Ok(()) };
+        let path = self.epoch_dir(number).join("reach");
+        durable::write_atomic(&path, format!("{end} {at}\n").as_bytes(), 0o600)
+            .map_err(io_error(format!("writing {}", path.display())))?;
+        state.reach = Some(at);
+        Ok(())
+    }
+
+    /// What `reach` says.
+    fn reach(&self, epoch: u32) -> Option<(Lsn, Timestamp)> {
+        let text = fs::read_to_string(self.epoch_dir(epoch).join("reach")).ok()?;
+        let (end, at) = text.trim().split_once(' ')?;
+        Some((end.parse().ok()?, at.parse().ok()?))
+    }
+
     /// The point of an epoch that stands for a moment: the start of a record that ends at or after
     /// `from.lsn`, such that recovery that stops after it has applied nothing later than asked for.
     /// `None`: the log does not hold it, or `from` lies behind it.
@@ -173,6 +205,11 @@ impl WalLog {
                     Some(stretch) => (stretch.last, stretch.through) = (last, through.or(stretch.through)),
                     None => stretches.push(Stretch { epoch: number, first, last, through }),
                 }
+            }
+            if let Some((end, at)) = self.reach(number) {
+                let held =
+                    |stretch: &&mut Stretch| stretch.epoch == number && stretch.first <= end && end <= stretch.last;
+                stretches.iter_mut().filter(held).for_each(|stretch| stretch.through = stretch.through.max(Some(at)));
             }
         }
         Ok(stretches)
