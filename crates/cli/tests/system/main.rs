@@ -17,6 +17,7 @@
 
 mod any_second;
 mod at_once;
+mod bad_input;
 mod crashes;
 mod hooks;
 mod kills;
@@ -24,6 +25,7 @@ mod life;
 mod machine;
 mod matrix;
 mod odd_production;
+mod oracle;
 mod outages;
 mod proxy;
 mod refusals;

@@ -15,6 +15,9 @@ mod links;
 mod place;
 mod rsync;
 
+#[cfg(test)]
+pub(crate) use rsync::{parse_version, progress};
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -27,7 +27,7 @@ pub fn version(tool: &Tool) -> Result<String, ToolError> {
     Ok(parse_version(&tool.command().arg("--version").run()?.text()).unwrap_or_else(|| "of unknown version".to_owned()))
 }
 
-fn parse_version(text: &str) -> Option<String> {
+pub fn parse_version(text: &str) -> Option<String> {
     let (_, rest) = text.lines().next()?.split_once("version ")?;
     Some(rest.split_whitespace().next()?.trim_start_matches('v').to_owned())
 }

@@ -53,7 +53,7 @@ pub fn read(installation: &Installation, account: Option<&Account>, data: &Path)
     parse(&finished.text()).ok_or_else(|| EngineError::Invalid(format!("{}: something is missing in it", action())))
 }
 
-fn parse(text: &str) -> Option<Control> {
+pub(super) fn parse(text: &str) -> Option<Control> {
     let fields: BTreeMap<&str, &str> =
         text.lines().filter_map(|line| line.split_once(':')).map(|(name, value)| (name.trim(), value.trim())).collect();
     let sizes = fields

@@ -116,7 +116,7 @@ impl Installations {
 }
 
 /// `postgres (PostgreSQL) 15.18 (Debian …)` gives `15.18`; betas give their leading number.
-fn parse_version(text: &str) -> Option<String> {
+pub(super) fn parse_version(text: &str) -> Option<String> {
     let word = text.split("(PostgreSQL)").nth(1)?.split_whitespace().next()?;
     let number: String = word.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
     (!number.is_empty()).then_some(number)

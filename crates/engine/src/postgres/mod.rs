@@ -11,6 +11,8 @@
 //! | `session.rs`, `admit.rs` | inside Pando's own servers |
 
 mod admit;
+#[cfg(test)]
+mod any_text;
 mod control;
 mod facts;
 mod install;
@@ -426,13 +428,18 @@ impl Engine for PostgresEngine {
         if self.log(&seat.log)?.current_epoch().is_some() {
             mirror::ensure_log_slot(&mut client).map_err(server)?;
         }
-        if open {
-            // The server has answered queries, and its door was open from its start.
-            return Ok(());
+        // Else the server has answered queries, and its door was open from its start.
+        if !open {
+            tree::write(&hba, &settings::host_based(true), seat.account.as_ref())?;
+            admit::reload(&mut client)?;
+            admit::knock(port, database(source), who, 200)?;
         }
-        tree::write(&hba, &settings::host_based(true), seat.account.as_ref())?;
-        admit::reload(&mut client)?;
-        admit::knock(port, database(source), who, 200)
+        if tree::is_durable(&seat.data)? {
+            // Then nothing that was replayed into it is needed again, and it starts with its own settings.
+            client.batch_execute("CHECKPOINT").map_err(server)?;
+            tree::settle(&seat.data)?;
+        }
+        Ok(())
     }
 
     fn record(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError> {

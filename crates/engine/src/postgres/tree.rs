@@ -16,7 +16,8 @@ fn failed(what: &str) -> impl Fn(io::Error) -> EngineError + '_ {
     move |source| EngineError::Io { action: what.to_owned(), source }
 }
 
-/// Writes a file of the tree, owned by the account. Not synced: a tree is made again if the machine dies.
+/// Writes a file of the tree, owned by the account. Not synced: a tree is made again if the machine dies, or it is
+/// that of a durable clone, which [`settle`] is called for before it is handed out.
 pub fn write(path: &Path, text: &str, account: Option<&Account>) -> Result<(), EngineError> {
     let action = format!("writing {}", path.file_name().unwrap_or_default().to_string_lossy());
     durable::remove_if_there(path).map_err(failed(&action))?;
@@ -105,6 +106,26 @@ pub fn configure(data: &Path, settings: &Settings, open: bool, account: Option<&
     write(&data.join("postgresql.conf"), &settings.text(), account)?;
     write(&data.join("pg_hba.conf"), &host_based(open), account)?;
     write(&data.join("pg_ident.conf"), "", account)
+}
+
+/// Whether the tree's server syncs what it writes.
+pub fn is_durable(data: &Path) -> Result<bool, EngineError> {
+    let text = fs::read_to_string(data.join("postgresql.conf")).map_err(failed("reading a clone's settings"))?;
+    Ok(!text.lines().any(|line| line == "fsync = 'off'"))
+}
+
+/// Makes durable what was written into a tree, and that other files are gone. A crash of the machine would else
+/// bring back the settings of the tree that this one was cloned from: another's sockets, and no open door.
+pub fn settle(data: &Path) -> Result<(), EngineError> {
+    let action = failed("making a clone's settings durable");
+    for file in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", super::EPOCH] {
+        match fs::File::open(data.join(file)) {
+            Ok(file) => file.sync_all().map_err(&action)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(action(error)),
+        }
+    }
+    durable::sync_dir(data).map_err(&action)
 }
 
 /// A cleanly stopped tree needs only the segment with its last checkpoint, and of that nothing behind the

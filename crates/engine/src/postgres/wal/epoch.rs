@@ -56,6 +56,8 @@ pub(super) struct Epoch {
     histories: BTreeMap<u32, History>,
     /// Up to here the file being written was synced by us.
     synced: Lsn,
+    /// A sync has failed.
+    unsynced: bool,
 }
 
 /// A way through the log to one timeline.
@@ -124,6 +126,7 @@ impl Epoch {
             live: Vec::new(),
             histories: BTreeMap::new(),
             synced: Lsn(0),
+            unsynced: false,
         }
     }
 
@@ -203,7 +206,7 @@ impl Epoch {
     pub fn take_in(&mut self) -> Result<(), EngineError> {
         let Some(size) = self.size() else { return Ok(()) };
         self.take_in_files(size).map_err(io_error(format!("taking the log in {} in", self.store.dir.display())))?;
-        self.sync_partial(size).map_err(io_error("making the received log durable"))?;
+        self.settle()?;
         self.damage(size)
     }
 
@@ -261,8 +264,26 @@ impl Epoch {
         index.append(entry)
     }
 
+    /// Makes durable what was read: to be called before anybody is told of it.
+    pub fn settle(&mut self) -> Result<(), EngineError> {
+        let Some(size) = self.size() else { return Ok(()) };
+        self.sync_partial(size).map_err(io_error("making the received log durable"))
+    }
+
     /// What is reported is durable, whatever `pg_receivewal` was told about syncing (T-21).
+    ///
+    /// After a failed sync the kernel may have dropped what it could not write, and the next sync succeeds all the
+    /// same: so a failure stays one.
     fn sync_partial(&mut self, size: SegmentSize) -> io::Result<()> {
+        if self.unsynced {
+            return Err(io::Error::other("an earlier sync of it has failed, and what that covered may be lost"));
+        }
+        let synced = self.sync_read(size);
+        self.unsynced = synced.is_err();
+        synced
+    }
+
+    fn sync_read(&mut self, size: SegmentSize) -> io::Result<()> {
         let read = self.heads.values().map(|head| head.reader.position()).max().unwrap_or_default();
         if read > self.synced {
             for file in self.live.iter().filter(|file| file.partial) {

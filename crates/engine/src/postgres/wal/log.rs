@@ -191,7 +191,9 @@ impl WalLog {
     pub fn stretches(&self) -> Result<Vec<Stretch>, EngineError> {
         let mut stretches: Vec<Stretch> = Vec::new();
         for number in self.numbers().map_err(io_error("listing the log"))? {
-            let Some(path) = self.with(number, |epoch| Ok(epoch.paths().next()))? else { continue };
+            // Who is shown a second takes it for a promise: it is made durable first.
+            let settled = |epoch: &mut Epoch| epoch.settle().map(|()| epoch.paths().next());
+            let Some(path) = self.with(number, settled)? else { continue };
             let mut next = None;
             for entry in &path.entries {
                 let joined = next == Some(entry.name.segno);
