@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind as ClapKind};
 use clap::{Args, Parser, Subcommand};
 use pando_model::{ErrorKind, Problem};
 
-use crate::commands::{apply, clone, connect, generate, keep, link, look, serve, time};
+use crate::commands::{apply, clone, connect, generate, keep, link, look, serve, time, toolkit};
 use crate::demo::DemoArgs;
 use crate::errors::{Done, Error};
 
@@ -112,6 +112,8 @@ pub enum Command {
     Rewind(time::RewindArgs),
     /// Take back the last refresh or rewind
     Undo(clone::OneArgs),
+    /// Test a toolkit: an executable that knows a kind of source
+    Toolkit(toolkit::ToolkitArgs),
     /// Print the completions of a shell
     Completions(generate::CompletionsArgs),
     /// Write the manual pages to a directory

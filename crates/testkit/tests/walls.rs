@@ -12,7 +12,8 @@ use serde_json::Value;
 
 /// Each crate and all that it may use outside of tests.
 const ARROWS: [(&str, &[&str]); 13] = [
-    ("pando", &["pando-api", "pando-daemon", "pando-host", "pando-model"]),
+    // The engine for `toolkit test` alone, which needs no daemon.
+    ("pando", &["pando-api", "pando-daemon", "pando-engine", "pando-host", "pando-model"]),
     ("pando-daemon", &["pando-api", "pando-host", "pando-model", "pando-operations"]),
     (
         "pando-operations",

@@ -9,6 +9,7 @@ pub mod link;
 pub mod look;
 pub mod serve;
 pub mod time;
+pub mod toolkit;
 
 use pando_api::ClientError;
 use pando_model::{CloneView, ErrorKind, Name, OperationView, ShowView};
@@ -24,6 +25,7 @@ pub fn run(cli: Cli) -> Done {
     match &cli.command {
         Command::Completions(args) => return generate::completions(args),
         Command::Man(args) => return generate::man(args),
+        Command::Toolkit(args) => return toolkit::toolkit(args, cli.global.json),
         Command::Demo(args) => return crate::demo::demo(args, cli.global.json),
         _ => {}
     }
@@ -37,7 +39,9 @@ pub fn run(cli: Cli) -> Done {
 /// The commands that speak to a daemon.
 async fn speak(context: &Context, command: Command) -> Done {
     match command {
-        Command::Serve(_) | Command::Demo(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
+        Command::Serve(_) | Command::Demo(_) | Command::Completions(_) | Command::Man(_) | Command::Toolkit(_) => {
+            Ok(())
+        }
         Command::Init(args) => serve::init(context, &args).await,
         Command::Doctor => serve::doctor(context).await,
         Command::Apply(args) => apply::apply(context, &args).await,

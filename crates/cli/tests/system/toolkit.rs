@@ -2,12 +2,14 @@
 //! refreshed, rewound and removed, alone and beside a database.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use pando_testkit::{Daemon, ETCD_SECRET, Etcd, etcdctl, example_toolkit, tools, wait_until};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::stand::{PANDO, Stand, said};
@@ -124,6 +126,13 @@ fn an_etcd_is_linked_cloned_refreshed_rewound_and_removed() {
     assert!(wait_until(Duration::from_secs(30), back), "{}", daemon.log());
 
     // Its server dies, and is started again; the daemon is killed, and finds everything again.
+    let ben = daemon.pando_json(&["show", "ben"]);
+    let port = format!("127.0.0.1:{}", ben["sources"]["etcd"]["port"]);
+    let cmdline = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let server = daemon.processes().into_iter().find(|pid| cmdline(pid).contains(&port)).unwrap();
+    rustix::process::kill_process(Pid::from_raw(server.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    let answers = || Address::of(&ben, "etcd").ctl(&["get", "color"]).status.success();
+    assert!(wait_until(Duration::from_secs(20), answers), "{}", daemon.log());
     daemon.kill9();
     daemon.resume();
     assert_eq!(value(&daemon.pando_json(&["show", "ben"]), "etcd", "color"), "blue");
@@ -164,4 +173,38 @@ fn an_etcd_beside_a_database_shows_the_first_state_at_or_after_the_moment() {
     stand.json(&["unlink", "shop"]);
     stand.nothing_left();
     stand.end(&[]);
+}
+
+#[test]
+fn the_test_kit_says_of_each_promise_whether_it_holds() {
+    let Some(production) = Etcd::start() else { return };
+    let run = |args: &[&str], stdin: &str| {
+        let mut child = Command::new(PANDO)
+            .args(["toolkit", "test"])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("etcd");
+    fs::copy(example_toolkit(), &path).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = path.to_str().unwrap();
+    let whole = run(&[path, "-", "--json"], &production.url("any-name"));
+    let said: Value = serde_json::from_slice(&whole.stdout).unwrap();
+    assert!(whole.status.success() && said["passed"] == true, "{said:#}");
+    assert!(said["checks"].as_array().unwrap().len() > 50);
+    // The production is another's: nobody there knows this password.
+    let refused = run(&[path, &production.url("etcd").replace(ETCD_SECRET, "prod-secret-wrong")], "");
+    let text = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("FAIL  preflight: this production can be linked"), "{text}");
+    assert!(text.contains("FAIL  everything else") && !text.contains("prod-secret"), "{text}");
+    assert_eq!(run(&[path, "postgres://u:prod-secret@h/d"], "").status.code(), Some(2));
 }

@@ -29,6 +29,7 @@
 
 mod call;
 mod found;
+pub mod kit;
 pub mod message;
 #[cfg(test)]
 mod schema;
@@ -78,19 +79,21 @@ pub struct ToolkitEngine {
     dirs: Vec<PathBuf>,
     account: Option<Account>,
     seen: Mutex<HashMap<String, Seen>>,
+    /// Seconds for each operation, where it is not the usual time.
+    seconds: Option<u64>,
 }
 
 impl ToolkitEngine {
     /// An engine over the toolkits in these directories; the first that has a name wins. `account`: who runs them.
     pub fn new(dirs: Vec<PathBuf>, account: Option<Account>) -> Self {
-        Self { dirs, account, seen: Mutex::default() }
+        Self { dirs, account, seen: Mutex::default(), seconds: None }
     }
 
     fn toolkit(&self, url: &SourceUrl) -> Result<Toolkit, EngineError> {
         let name =
             url.toolkit().ok_or_else(|| EngineError::Invalid(format!("{url} names no toolkit: toolkit+NAME://…")))?;
         let path = found::toolkit(&self.dirs, name)?;
-        Ok(Toolkit { name: name.to_owned(), path, account: self.account.clone(), seconds: None })
+        Ok(Toolkit { name: name.to_owned(), path, account: self.account.clone(), seconds: self.seconds })
     }
 
     fn plan(&self, role: &'static str, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError> {
