@@ -19,6 +19,7 @@ mod any_second;
 mod at_once;
 mod bad_input;
 mod crashes;
+mod examples;
 mod hooks;
 mod kills;
 mod life;

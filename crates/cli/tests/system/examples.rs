@@ -1,0 +1,35 @@
+//! The examples are run as a reader would run them, with the binary under test.
+
+use std::path::Path;
+use std::process::Command;
+
+use pando_testkit::tools;
+
+use crate::stand::PANDO;
+
+/// Runs an example's one command, and hands back what it said.
+fn run(example: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let output = Command::new(root.join("examples").join(example).join("run")).arg(PANDO).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+#[test]
+fn a_jira_is_cloned_at_two_moments() {
+    let tools = ["initdb", "python3", "rsync", "mkfs.btrfs"];
+    if !tools::require_root() || !tools.into_iter().all(tools::require) {
+        return;
+    }
+    let said = run("jira");
+    for line in [
+        "its home is locked: True",
+        "\"baseUrl\": \"http://before.jira.example\"",
+        "\"baseUrl\": \"http://after.jira.example\"",
+        "GRO-2  Count the stems  (note.txt: attached to GRO-2)",
+        "production was not touched",
+    ] {
+        assert!(said.contains(line), "{line} in {said}");
+    }
+}
