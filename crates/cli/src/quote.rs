@@ -38,6 +38,19 @@ pub fn libpq(source: &SourceView) -> Option<BTreeMap<&'static str, String>> {
     Some(known.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
 }
 
+/// What `redis-cli` reads, from a clone's address: arguments, and the password in the environment.
+pub fn redis(source: &SourceView) -> Option<(Vec<String>, BTreeMap<&'static str, String>)> {
+    let url: SourceUrl = source.url.as_deref()?.parse().ok()?;
+    let known = [
+        ("-h", url.host.clone()),
+        ("-p", url.port.map(|port| port.to_string())),
+        ("-n", url.database().map(str::to_owned)),
+        ("--user", url.user.clone()),
+    ];
+    let args = known.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value?])).flatten().collect();
+    Some((args, url.password.map(|password| ("REDISCLI_AUTH", password)).into_iter().collect()))
+}
+
 /// The variables of a clone, in the order in which they are printed, and the ones that two sources claim.
 pub fn variables(clone: &CloneView) -> (Vec<(String, String)>, Vec<String>) {
     let mut all: Vec<(String, String)> = Vec::new();
@@ -54,7 +67,16 @@ pub fn variables(clone: &CloneView) -> (Vec<(String, String)>, Vec<String>) {
             }
         }
     }
-    let mut databases = clone.sources.values().filter(|source| source.engine != EngineKind::Files);
+    // The usual names: an application has one database, and perhaps one Redis beside it.
+    let beside = |kind: EngineKind| matches!(kind, EngineKind::Files | EngineKind::Redis);
+    let mut redis = clone.sources.values().filter(|source| source.engine == EngineKind::Redis);
+    if let (Some(only), None) = (redis.next(), redis.next())
+        && let Some(url) = &only.url
+        && all.iter().all(|(known, _)| known != "REDIS_URL")
+    {
+        all.push(("REDIS_URL".to_owned(), url.clone()));
+    }
+    let mut databases = clone.sources.values().filter(|source| !beside(source.engine));
     if let (Some(only), None) = (databases.next(), databases.next()) {
         let url = only.url.clone().map(|url| ("DATABASE_URL".to_owned(), url));
         let libpq = (only.engine == EngineKind::Postgres).then(|| libpq(only)).flatten().unwrap_or_default();
@@ -122,6 +144,16 @@ mod tests {
             (Some("127.0.0.1"), Some("5444"), Some("shop"))
         );
         assert_eq!((value("PGDATABASE"), value("FILES_PATH")), (Some("shop x"), Some("/pool/a b")));
+        assert!(claimed.is_empty());
+    }
+
+    #[test]
+    fn a_redis_beside_a_database_gives_both_usual_names() {
+        let redis = source("redis", "redis://pando:pw@127.0.0.1:6444/0");
+        let (all, claimed) =
+            variables(&clone(serde_json::json!({"db": source("postgres", "postgres://u:p@h/d"), "q": redis})));
+        let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(["DB_URL", "Q_URL", "REDIS_URL", "DATABASE_URL"].iter().all(|name| names.contains(name)), "{names:?}");
         assert!(claimed.is_empty());
     }
 

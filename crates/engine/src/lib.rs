@@ -17,6 +17,7 @@
 
 pub mod files;
 pub mod postgres;
+pub mod redis;
 pub mod sim;
 pub mod toolkit;
 

@@ -15,6 +15,8 @@ use url::Url;
 pub enum EngineKind {
     /// A PostgreSQL cluster.
     Postgres,
+    /// A Redis or Valkey server.
+    Redis,
     /// A directory.
     Files,
     /// Any other server or tool, known to an executable of its user.
@@ -28,6 +30,7 @@ impl EngineKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::Redis => "redis",
             Self::Files => "files",
             Self::Toolkit => "toolkit",
             Self::Sim => "sim",
@@ -46,7 +49,7 @@ impl fmt::Display for EngineKind {
 pub struct SourceUrl {
     /// The engine that the scheme names.
     pub engine: EngineKind,
-    /// The scheme as typed: `postgres`, `postgresql`, `file`, `ssh`, `toolkit+NAME`, `sim`.
+    /// The scheme as typed: `postgres`, `postgresql`, `redis`, `file`, `ssh`, `toolkit+NAME`, `sim`.
     pub scheme: String,
     /// The user, percent-decoded.
     pub user: Option<String>,
@@ -69,7 +72,7 @@ pub enum SourceUrlError {
     #[error("this is not a URL ({0}); a source looks like postgres://user:password@host/database or file:///srv/files")]
     Malformed(String),
     /// A scheme that no engine knows.
-    #[error("no engine knows {0}:// URLs; known are postgres://, file://, ssh:// and toolkit+NAME://")]
+    #[error("no engine knows {0}:// URLs; known are postgres://, redis://, file://, ssh:// and toolkit+NAME://")]
     Scheme(String),
     /// A part is missing.
     #[error("{0}")]
@@ -92,6 +95,7 @@ impl SourceUrl {
         match self.engine {
             EngineKind::Postgres | EngineKind::Sim => "db",
             EngineKind::Files => "files",
+            EngineKind::Redis => "redis",
             EngineKind::Toolkit => self.toolkit().unwrap_or("data"),
         }
     }
@@ -132,6 +136,7 @@ impl FromStr for SourceUrl {
         let url = Url::parse(text).map_err(|error| SourceUrlError::Malformed(error.to_string()))?;
         let engine = match url.scheme() {
             "postgres" | "postgresql" => EngineKind::Postgres,
+            "redis" => EngineKind::Redis,
             "file" | "ssh" => EngineKind::Files,
             "sim" => EngineKind::Sim,
             // A name is a file's name, too: no dots and no slashes.
@@ -159,6 +164,10 @@ impl FromStr for SourceUrl {
             "ssh" if source.host.is_none() => Err(SourceUrlError::Part("an ssh:// source names a host")),
             "ssh" if [&source.user, &source.host].into_iter().flatten().any(|part| part.starts_with('-')) => {
                 Err(SourceUrlError::Part("an ssh:// source's user and host cannot begin with a dash"))
+            }
+            "redis" if source.host.is_none() => Err(SourceUrlError::Part("a redis:// source names a host")),
+            "redis" if source.database().is_some_and(|number| number.parse::<u16>().is_err()) => {
+                Err(SourceUrlError::Part("a redis:// source ends with the number of a database, as in redis://host/0"))
             }
             _ => Ok(source),
         }
@@ -213,6 +222,16 @@ mod tests {
             assert!(bad.parse::<SourceUrl>().is_err(), "{bad}");
         }
         Ok(())
+    }
+
+    #[test]
+    fn a_redis_url_names_a_host_and_the_number_of_a_database() {
+        let url: Result<SourceUrl, _> = "redis://:s%3Acret@cache:6380/2".parse();
+        let read = url.map(|url| (url.engine, url.user, url.password, url.port, url.path));
+        let wanted = (EngineKind::Redis, None, Some("s:cret".to_owned()), Some(6380), "/2".to_owned());
+        assert_eq!(read, Ok(wanted));
+        assert!("redis://cache".parse::<SourceUrl>().is_ok());
+        assert!("redis://cache/shop".parse::<SourceUrl>().is_err() && "redis:///0".parse::<SourceUrl>().is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use pando_catalog::{AppRecord, Catalog, CloneRecord, OperationRecord, SnapshotRecord};
 use pando_engine::files::FilesEngine;
 use pando_engine::postgres::{Installations, PostgresEngine};
+use pando_engine::redis::{self, RedisEngine};
 use pando_engine::toolkit::ToolkitEngine;
 use pando_host::durable::write_atomic;
 use pando_host::secret::SecretKey;
@@ -63,9 +64,10 @@ impl Pando {
         let account = home.account()?;
         let runtime = ProcessRuntime::open(home.root()).map_err(IntoProblem::into_problem)?;
         let postgres = PostgresEngine::new(Installations::find(postgres), account.clone());
+        let redis = RedisEngine::new(redis::Installations::find(&[]));
         let toolkits = ToolkitEngine::new(home.toolkits(), account.clone());
         let world = World::new(Parts {
-            engines: vec![Arc::new(postgres), Arc::new(FilesEngine::new()), Arc::new(toolkits)],
+            engines: vec![Arc::new(postgres), Arc::new(redis), Arc::new(FilesEngine::new()), Arc::new(toolkits)],
             runtime: Arc::new(runtime),
             clock: Arc::new(SystemClock),
             pool: None,

@@ -18,13 +18,13 @@ use pando_runtime::UnitState;
 use crate::fault::{Done, Fault, IntoProblem};
 use crate::journal::{Run, run_now};
 use crate::owner::{Held, Owner};
-use crate::units;
 use crate::verbs::rebase::Rebase;
 use crate::verbs::remove::Remove;
 use crate::verbs::snapshot::Snapshot;
 use crate::verbs::thin::Thin;
 use crate::verbs::{link, recover_any};
 use crate::world::{World, thresholds};
+use crate::{moments, units};
 
 /// How often production's log is looked at.
 const PULSE: Duration = Duration::from_millis(300);
@@ -144,8 +144,8 @@ fn set_state(world: &World, id: &OwnerId, state: AppState, problem: Option<Strin
 /// Starts the units that keep a source's mirror up to date, where they do not run.
 pub fn ensure_units(world: &World, owner: &Owner, name: &Name, held: &Held) -> Done<()> {
     let mut missing = false;
-    for role in ["server", "receiver"] {
-        if let Some(unit) = held.units.get(role) {
+    for role in units::following(held.kind) {
+        if let Some(unit) = held.units.get(*role) {
             missing |= !matches!(world.runtime.state(unit)?, UnitState::Running { .. });
         }
     }
@@ -264,6 +264,18 @@ fn room(world: &Arc<World>, owner: &Owner) -> Done<bool> {
     Ok(usage.free_bytes >= low)
 }
 
+/// Whether a stretch of log has begun that no snapshot stands on: nothing of it can be served yet.
+fn begins_anew(world: &World, owner: &Owner, last: Option<&SnapshotRecord>) -> Done<bool> {
+    for (name, held) in owner.sources.iter().filter(|(name, _)| world.live(&owner.id, name).changed) {
+        let newest = held.engine.stretches(&held.seat.log)?.pop().map(|stretch| stretch.epoch);
+        let known = last.and_then(|last| moments::mark(last, name)).map(|mark| mark.from.epoch);
+        if newest.is_some() && newest != known {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Takes a snapshot when it is time, and prepares the newest one.
 fn schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
     let every = SignedDuration::from_secs(owner.app.policy.snapshot_every_seconds.max(1));
@@ -272,8 +284,7 @@ fn schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
     // Directories tell only by a sync whether they changed.
     let changed =
         owner.sources.iter().any(|(name, held)| !units::has_server(held.kind) || world.live(&owner.id, name).changed);
-    if due
-        && changed
+    if (due && changed || begins_anew(world, owner, snapshots.last())?)
         && owner.app.state == AppState::Following
         && let Some(_claim) = world.try_claim(&[owner.name.to_string()], "snapshot")
     {

@@ -217,6 +217,15 @@ pub const fn has_log(kind: EngineKind) -> bool {
     !matches!(kind, EngineKind::Files | EngineKind::Toolkit)
 }
 
+/// The roles of the units that keep a mirror of this kind up to date.
+pub const fn following(kind: EngineKind) -> &'static [&'static str] {
+    match kind {
+        EngineKind::Files | EngineKind::Toolkit => &[],
+        EngineKind::Redis => &["server"],
+        EngineKind::Postgres | EngineKind::Sim => &["server", "receiver"],
+    }
+}
+
 /// A source's name and server unit, for logs.
 pub fn servers(owner: &Owner) -> Vec<(Name, String, UnitId)> {
     owner

@@ -21,6 +21,7 @@ mod docker;
 mod etcd;
 mod loopfs;
 mod production;
+mod redis;
 mod seed;
 pub mod tools;
 
@@ -31,6 +32,7 @@ pub use etcd::{ETCD_SECRET, Etcd, etcdctl, example_toolkit};
 use loopfs::unmount;
 pub use loopfs::{FsKind, LoopFs};
 pub use production::{Production, ProductionOptions};
+pub use redis::{RedisClient, RedisProduction};
 pub use seed::Seed;
 
 use std::net::TcpListener;

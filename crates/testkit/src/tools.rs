@@ -25,6 +25,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("podman", "podman"),
     ("php", "php-cli"),
     ("python3", "python3 python3-yaml"),
+    ("redis-server", "redis-server"),
     ("rsync", "rsync"),
     ("setfacl", "acl"),
     ("setfattr", "attr"),

@@ -28,7 +28,7 @@ pub struct ConnectArgs {
     clone: Name,
     /// One source of it; needed only when it is not clear which
     source: Option<Name>,
-    /// What psql, or the shell, is to be given
+    /// What psql, redis-cli or the shell is to be given
     #[arg(last = true, value_name = "ARG")]
     rest: Vec<OsString>,
 }
@@ -52,6 +52,7 @@ pub async fn env(context: &Context, args: &EnvArgs) -> Done {
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
     program: OsString,
+    args: Vec<String>,
     env: BTreeMap<&'static str, String>,
     dir: Option<PathBuf>,
 }
@@ -88,19 +89,29 @@ fn plan(clone: &CloneView, name: &Name, source: &SourceView) -> Done<Plan> {
                 return Err(problem.hint("files can be opened only on the machine that holds them").into());
             }
             let program = variable("SHELL").unwrap_or_else(|| "/bin/sh".to_owned()).into();
-            Ok(Plan { program, env: BTreeMap::new(), dir: Some(dir) })
+            Ok(Plan { program, args: Vec::new(), env: BTreeMap::new(), dir: Some(dir) })
         }
         EngineKind::Postgres => {
-            if clone.state != CloneState::Running {
-                let problem = Problem::new(ErrorKind::Refused, format!("{} is {}", clone.name, clone.state));
-                return Err(problem.hint(format!("pando start {}", clone.name)).into());
-            }
+            running(clone)?;
             // All of it goes through the environment: arguments show in the process list.
             let env = quote::libpq(source).ok_or_else(|| no_address(clone, name))?;
-            Ok(Plan { program: "psql".into(), env, dir: None })
+            Ok(Plan { program: "psql".into(), args: Vec::new(), env, dir: None })
+        }
+        EngineKind::Redis => {
+            running(clone)?;
+            let (args, env) = quote::redis(source).ok_or_else(|| no_address(clone, name))?;
+            Ok(Plan { program: "redis-cli".into(), args, env, dir: None })
         }
         EngineKind::Toolkit | EngineKind::Sim => Err(no_address(clone, name)),
     }
+}
+
+fn running(clone: &CloneView) -> Done<()> {
+    if clone.state == CloneState::Running {
+        return Ok(());
+    }
+    let problem = Problem::new(ErrorKind::Refused, format!("{} is {}", clone.name, clone.state));
+    Err(problem.hint(format!("pando start {}", clone.name)).into())
 }
 
 fn no_address(clone: &CloneView, name: &Name) -> Error {
@@ -111,7 +122,7 @@ fn no_address(clone: &CloneView, name: &Name) -> Error {
 #[allow(clippy::disallowed_types, reason = "host::Tool cleans the environment, and this program is the user's own")]
 fn become_it(plan: Plan, rest: &[OsString]) -> Problem {
     let mut command = std::process::Command::new(&plan.program);
-    command.args(rest).envs(&plan.env);
+    command.args(&plan.args).args(rest).envs(&plan.env);
     if let Some(dir) = &plan.dir {
         command.current_dir(dir);
     }
@@ -121,6 +132,7 @@ fn become_it(plan: Plan, rest: &[OsString]) -> Problem {
     problem.causes.push(error.to_string());
     match error.kind() {
         io::ErrorKind::NotFound if program == "psql" => problem.hint("apt-get install postgresql-client"),
+        io::ErrorKind::NotFound if program == "redis-cli" => problem.hint("apt-get install redis-tools"),
         _ => problem,
     }
 }
@@ -159,6 +171,16 @@ mod tests {
         assert_eq!(plan.env.get("PGPASSWORD").map(String::as_str), Some("p@w"));
         assert_eq!(plan.env.get("PGPORT").map(String::as_str), Some("5444"));
         assert_eq!(planned(&clone, Some("up")).expect("planned").dir, Some("/".into()));
+    }
+
+    #[test]
+    fn a_redis_is_opened_with_its_password_in_the_environment() {
+        let source = serde_json::json!({"engine": "redis", "path": "/p", "url": "redis://pando:pw@127.0.0.1:6444/2",
+            "host": "127.0.0.1", "port": 6444});
+        let plan = planned(&clone("running", serde_json::json!({"q": source})), None).expect("planned");
+        assert_eq!(plan.program, "redis-cli");
+        assert_eq!(plan.args, ["-h", "127.0.0.1", "-p", "6444", "-n", "2", "--user", "pando"]);
+        assert_eq!(plan.env.get("REDISCLI_AUTH").map(String::as_str), Some("pw"));
     }
 
     #[test]

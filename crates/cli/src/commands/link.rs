@@ -17,9 +17,9 @@ use crate::settings;
 pub struct LinkArgs {
     /// The app's name
     app: Name,
-    /// A source: postgres://user:password@host/database, file:///path, ssh://user@host/path,
-    /// toolkit+NAME://… (see docs/toolkit). With `-` they are read from stdin, one per line, so that passwords
-    /// show in no process list
+    /// A source: postgres://user:password@host/database, redis://:password@host/0, file:///path,
+    /// ssh://user@host/path, toolkit+NAME://… (see docs/toolkit). With `-` they are read from stdin, one per line, so
+    /// that passwords show in no process list
     #[arg(value_name = "[NAME=]URL", required = true)]
     sources: Vec<String>,
     /// A pattern of files to leave out, as rsync reads it

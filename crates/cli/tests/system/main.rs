@@ -29,6 +29,7 @@ mod odd_production;
 mod oracle;
 mod outages;
 mod proxy;
+mod redis;
 mod refusals;
 mod sanitised;
 mod stand;

@@ -15,7 +15,7 @@ use pando_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::link;
+use super::{link, provision};
 use crate::fault::{Done, Fault, failed, refused, usage};
 use crate::hooks::{self, Stitches};
 use crate::journal::{Run, Step, Verb};
@@ -143,8 +143,9 @@ impl Apply {
         }
         fresh.policy = request.policy.unwrap_or_default();
         differences.values("policy", &app.policy, &fresh.policy);
-        for engine in app.sources.values().map(|source| world.engine(source.engine)) {
-            engine?.check_settings(&request.set)?;
+        let kinds: Vec<_> = app.sources.values().map(|source| source.engine).collect();
+        for kind in &kinds {
+            world.engine(*kind)?.check_settings(&provision::settings(&request.set, *kind, &kinds))?;
         }
         fresh.set = request.set;
         differences.values("set", &app.set, &fresh.set);

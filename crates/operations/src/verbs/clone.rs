@@ -77,8 +77,9 @@ impl Clone {
             return Err(usage("a lease must end in the future").hint("for example --for 8h").into());
         }
         let parent = Owner::named(world, &request.from)?;
+        let kinds: Vec<_> = parent.sources.values().map(|held| held.kind).collect();
         for held in parent.sources.values() {
-            held.engine.check_settings(&request.set)?;
+            held.engine.check_settings(&provision::settings(&request.set, held.kind, &kinds))?;
         }
         if parent.app.state == AppState::Linking {
             return Err(refused(format!("{} is still being linked", parent.app.name))

@@ -68,10 +68,11 @@ impl Link {
         let (millis, random) = world.id();
         let id = AppId::from_parts(millis, random);
         let mut sources = BTreeMap::new();
-        for (index, source) in request.sources.into_iter().enumerate() {
-            let (name, url) = apply::source(&source)?;
+        let named = request.sources.iter().map(apply::source).collect::<Result<Vec<_>, _>>()?;
+        let kinds: Vec<_> = named.iter().map(|(_, url)| url.engine).collect();
+        for (index, (source, (name, url))) in request.sources.into_iter().zip(named).enumerate() {
             let engine = world.engine(url.engine)?;
-            engine.check_settings(&request.set)?;
+            engine.check_settings(&provision::settings(&request.set, url.engine, &kinds))?;
             let body = id.as_str().trim_start_matches("app-");
             let tag = format!("pando_{body}_{index}");
             let shown = url.to_string();
@@ -313,7 +314,8 @@ pub fn settle(owner: &Owner) -> Done<()> {
 pub fn start_following(run: &Run, owner: &Owner) -> Done<()> {
     const PATIENCE: Duration = Duration::from_secs(120);
     let world = &run.world;
-    let begun = world.clock.instant();
+    let mut begun = world.clock.instant();
+    let mut before = String::new();
     loop {
         let mut waiting = None;
         for (name, held) in &owner.sources {
@@ -334,6 +336,11 @@ pub fn start_following(run: &Run, owner: &Owner) -> Done<()> {
             }
         }
         let Some((held, why)) = waiting else { return Ok(()) };
+        // A source that is being copied says how far it is: as long as that changes, it is waited for.
+        if why != before {
+            begun = world.clock.instant();
+            before.clone_from(&why);
+        }
         if begun.elapsed() > PATIENCE {
             let server = held.units.get("server");
             let mut problem = match server {

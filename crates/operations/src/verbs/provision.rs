@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pando_catalog::CloneSource;
 use pando_engine::Stage;
-use pando_model::{Name, PoolSnapshotId, Profile, SettingChange, VolumeId};
+use pando_model::{EngineKind, Name, PoolSnapshotId, Profile, SettingChange, VolumeId};
 
 use crate::fault::{Done, Fault, failed};
 use crate::journal::Run;
@@ -60,8 +60,25 @@ pub struct Manner {
     pub set: SettingChange,
 }
 
+/// The settings that are meant for one kind of an app's sources: those that name it (`redis.maxmemory`), and those
+/// that name none of the app's kinds.
+pub fn settings(set: &SettingChange, kind: EngineKind, kinds: &[EngineKind]) -> SettingChange {
+    let mine = |(name, value): (&String, &String)| {
+        let named = name.split_once('.').and_then(|(word, rest)| {
+            let found = kinds.iter().find(|kind| kind.as_str() == word)?;
+            Some((*found, rest.to_owned()))
+        });
+        match named {
+            Some((other, rest)) => (other == kind).then(|| (rest, value.clone())),
+            None => Some((name.clone(), value.clone())),
+        }
+    };
+    set.iter().filter_map(mine).collect()
+}
+
 /// Writes all sources ready for their start.
 pub fn stage(owner: &Owner, ports: &BTreeMap<Name, Option<u16>>, plan: &Plan, manner: &Manner) -> Done<()> {
+    let kinds: Vec<EngineKind> = owner.sources.values().map(|held| held.kind).collect();
     for (name, held) in &owner.sources {
         let source = plan
             .sources
@@ -73,7 +90,7 @@ pub fn stage(owner: &Owner, ports: &BTreeMap<Name, Option<u16>>, plan: &Plan, ma
             port: ports.get(name).copied().flatten(),
             profile: manner.profile,
             record: manner.record,
-            set: manner.set.clone(),
+            set: settings(&manner.set, held.kind, &kinds),
         };
         held.engine.stage(&held.seat, &held.source, &stage)?;
     }

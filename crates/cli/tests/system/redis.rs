@@ -1,0 +1,269 @@
+//! Redis: production followed by a replica of ours, any second of it cloned, and what happens when production
+//! goes, comes back, or comes back empty.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use pando_testkit::{Daemon, RedisClient, RedisProduction, tools, wait_until};
+use serde_json::Value;
+
+use crate::stand::{PANDO, Raised, said};
+
+/// A Redis production, and a Pando that may follow it.
+struct Cache {
+    daemon: Daemon,
+    production: RedisProduction,
+}
+
+impl Cache {
+    fn new(conf: &[&str]) -> Option<Self> {
+        let can = tools::require_root() && tools::require("redis-server") && tools::require("mkfs.btrfs");
+        can.then(|| Self { production: RedisProduction::start(conf), daemon: Daemon::start(Path::new(PANDO)) })
+    }
+
+    fn link(&self, more: &[&str]) {
+        let url = format!("q={}", self.production.url(0));
+        self.json(&[&["link", "cache", &url], more].concat());
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        self.daemon.pando_json(args)
+    }
+
+    fn copy(&self, target: &str, name: &str, more: &[&str]) -> RedisClient {
+        client(&self.json(&[&["clone", target, name], more].concat()))
+    }
+
+    /// The ranges that any second can be asked for of.
+    fn ranges(&self) -> Vec<(Timestamp, Timestamp)> {
+        self.ranges_of("cache")
+    }
+
+    fn ranges_of(&self, name: &str) -> Vec<(Timestamp, Timestamp)> {
+        let timeline = self.json(&["timeline", name]);
+        let time = |value: &Value| value.as_str().unwrap().parse().unwrap();
+        timeline["ranges"].as_array().unwrap().iter().map(|one| (time(&one["from"]), time(&one["to"]))).collect()
+    }
+
+    /// Waits until the timeline reaches a time.
+    fn reaches(&self, time: Timestamp) {
+        let there = || self.ranges().last().is_some_and(|(_, to)| *to >= time);
+        assert!(wait_until(Duration::from_secs(30), there), "{:?} {}\n{}", self.ranges(), time, self.daemon.log());
+    }
+
+    fn wait_state(&self, state: &str) {
+        let there = || self.json(&["show", "cache"])["state"] == state;
+        assert!(wait_until(Duration::from_secs(30), there), "{}", self.json(&["show", "cache"]));
+    }
+
+    fn end(self, announced: &[&str]) {
+        let doctor = self.json(&["doctor"]);
+        let wrong = |item: &&Value| item["what"] == "strangers" || item["level"] == "problem";
+        let found: Vec<&Value> = doctor["items"].as_array().unwrap().iter().filter(wrong).collect();
+        assert!(found.is_empty(), "{found:#?}");
+        let alarms = self.daemon.alarms(announced);
+        assert!(alarms.is_empty(), "unannounced: {alarms:#?}\n{}", self.daemon.log());
+    }
+}
+
+fn client(view: &Value) -> RedisClient {
+    assert_eq!(view["state"], "running", "{view}");
+    RedisClient::connect(view["sources"]["q"]["url"].as_str().unwrap())
+}
+
+fn ago(millis: i64) -> Timestamp {
+    Timestamp::now() - SignedDuration::from_millis(millis)
+}
+
+#[test]
+fn a_redis_is_linked_cloned_changed_rewound_and_removed() {
+    let Some(cache) = Cache::new(&[]) else { return };
+    let mut production = cache.production.client();
+    production.run(&["SET", "name", "one"]);
+    cache.link(&[]);
+    production.run(&["SET", "name", "two"]);
+
+    // What was written before `@now` was asked for is there, and production never hears of a clone.
+    let mut dev = cache.copy("cache@now", "dev", &["--record", "--set", "maxmemory=64mb"]);
+    assert_eq!(dev.run(&["GET", "name"]), "two");
+    assert_eq!(dev.run(&["CONFIG", "GET", "maxmemory"]), "maxmemory\n67108864");
+    assert_eq!(dev.run(&["ACL", "WHOAMI"]), "pando");
+    dev.run(&["SET", "name", "mine"]);
+    std::thread::sleep(Duration::from_millis(1500));
+    let mine = Timestamp::now();
+    std::thread::sleep(Duration::from_millis(1500));
+    dev.run(&["FLUSHALL"]);
+    assert_eq!(production.run(&["GET", "name"]), "two");
+
+    let now = |word: &str| client(&cache.json(&["show", word]));
+    cache.json(&["rewind", &format!("dev@{mine}")]);
+    assert_eq!(now("dev").run(&["GET", "name"]), "mine");
+    cache.json(&["undo", "dev"]);
+    assert_eq!(now("dev").run(&["DBSIZE"]), "0");
+    production.run(&["SET", "name", "three"]);
+    cache.json(&["refresh", "dev@now"]);
+    assert_eq!(now("dev").run(&["GET", "name"]), "three");
+
+    // A stop keeps what was written, with the same password; a copy of the clone has its own.
+    now("dev").run(&["SET", "kept", "yes"]);
+    let url = cache.json(&["show", "dev"])["sources"]["q"]["url"].clone();
+    cache.json(&["stop", "dev"]);
+    cache.json(&["start", "dev"]);
+    assert_eq!(cache.json(&["show", "dev"])["sources"]["q"]["url"], url);
+    assert_eq!(now("dev").run(&["GET", "kept"]), "yes");
+    let begun = Timestamp::now();
+    let recorded = || cache.ranges_of("dev").last().is_some_and(|(_, to)| *to >= begun);
+    assert!(wait_until(Duration::from_secs(20), recorded), "{:?}", cache.ranges_of("dev"));
+    assert_eq!(cache.copy("dev@now", "twig", &[]).run(&["GET", "kept"]), "yes");
+
+    let refused = ["clone", "cache", "bad", "--set", "replicaof=127.0.0.1 6379"];
+    assert!(said(&cache.daemon.pando(&refused), 4, &refused).contains("belongs to Pando"));
+    cache.json(&["rm", "twig"]);
+    cache.json(&["rm", "dev"]);
+    cache.json(&["unlink", "cache"]);
+    let idle = || cache.daemon.processes().len() <= 1;
+    assert!(wait_until(Duration::from_secs(5), idle), "{:?}", cache.daemon.processes());
+    assert!(wait_until(Duration::from_secs(5), || cache
+        .production
+        .run(&["INFO", "replication"])
+        .contains("connected_slaves:0")));
+    cache.end(&[]);
+}
+
+/// What a clone at a time must show: the number that was written last before it, give or take what the timeline
+/// promises.
+struct Oracle(Vec<(Timestamp, u64)>);
+
+impl Oracle {
+    fn last_before(&self, time: Timestamp) -> u64 {
+        self.0.iter().take_while(|(at, _)| *at <= time).last().map_or(0, |(_, number)| *number)
+    }
+}
+
+/// Counts in production until told to stop, three keys at a time in one transaction.
+fn count(production: &RedisProduction, stop: &AtomicBool, from: u64) -> Oracle {
+    let mut client = production.client();
+    let mut seen = Vec::new();
+    let mut number = from;
+    while !stop.load(Ordering::Relaxed) {
+        number += 1;
+        let text = number.to_string();
+        client.run(&["MULTI"]);
+        client.run(&["SET", "count", &text]);
+        client.run(&["SET", &format!("part:{}", number % 50), &text]);
+        client.run(&["SET", "again", &text]);
+        client.run(&["EXEC"]);
+        seen.push((Timestamp::now(), number));
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    Oracle(seen)
+}
+
+#[test]
+fn r01_ten_random_seconds_under_load_are_what_the_oracle_says() {
+    let Some(cache) = Cache::new(&[]) else { return };
+    cache.link(&["--snapshot-every", "3s"]);
+    let stop = AtomicBool::new(false);
+    let (begun, oracle) = std::thread::scope(|scope| {
+        let _raised = Raised(&stop);
+        let counter = scope.spawn(|| count(&cache.production, &stop, 0));
+        std::thread::sleep(Duration::from_millis(500));
+        let begun = Timestamp::now();
+        std::thread::sleep(Duration::from_secs(9));
+        stop.store(true, Ordering::Relaxed);
+        (begun, counter.join().unwrap())
+    });
+    cache.reaches(Timestamp::now());
+    for index in 0..10_i64 {
+        // Spread over the whole time, never on the beat of anything.
+        let time = begun + SignedDuration::from_millis(350 + index * 833 + (index * 7919) % 400);
+        let mut clone = cache.copy(&format!("cache@{time}"), &format!("at-{index}"), &[]);
+        let shown: u64 = clone.run(&["GET", "count"]).parse().unwrap();
+        let (least, most) = (
+            oracle.last_before(time - SignedDuration::from_millis(700)),
+            oracle.last_before(time + SignedDuration::from_millis(100)),
+        );
+        assert!((least..=most).contains(&shown), "{time}: {shown}, not {least}..{most}");
+        // A transaction is there as a whole.
+        assert_eq!(clone.run(&["GET", "again"]), shown.to_string());
+        assert_eq!(clone.run(&["GET", &format!("part:{}", shown % 50)]), shown.to_string());
+        cache.json(&["rm", &format!("at-{index}")]);
+    }
+    // A second in which nothing happened can be asked for, and shows the last that happened.
+    std::thread::sleep(Duration::from_millis(1200));
+    let mut idle = cache.copy(&format!("cache@{}", ago(300)), "idle", &[]);
+    assert_eq!(idle.run(&["GET", "count"]), oracle.0.last().unwrap().1.to_string());
+    cache.end(&[]);
+}
+
+#[test]
+fn r06_production_that_comes_back_empty_leaves_the_older_moments_alone() {
+    let Some(mut cache) = Cache::new(&[]) else { return };
+    let mut production = cache.production.client();
+    for index in 0..200 {
+        production.run(&["SET", &format!("key:{index}"), "x"]);
+    }
+    cache.link(&[]);
+    production.run(&["SET", "last", "words"]);
+    std::thread::sleep(Duration::from_millis(1000));
+    let before = Timestamp::now();
+    cache.reaches(before);
+    std::thread::sleep(Duration::from_millis(300));
+
+    cache.production.kill();
+    cache.wait_state("disconnected");
+    let refused = ["clone", "cache@now", "no"];
+    assert!(said(&cache.daemon.pando(&refused), 4, &refused).contains("not following production"));
+    cache.production.resume();
+    cache.production.run(&["SET", "fresh", "start"]);
+    let events = || String::from_utf8_lossy(&cache.daemon.pando(&["events", "--json"]).stdout).into_owned();
+    assert!(wait_until(Duration::from_secs(40), || events().contains("mirror-rebased")), "{}", cache.daemon.log());
+    assert!(events().contains("had about 200"), "{}", events());
+    cache.wait_state("following");
+
+    let mut old = cache.copy(&format!("cache@{before}"), "old", &[]);
+    assert_eq!((old.run(&["DBSIZE"]), old.run(&["GET", "last"])), ("201".to_owned(), "words".to_owned()));
+    let mut new = cache.copy("cache@now", "new", &[]);
+    assert_eq!((new.run(&["DBSIZE"]), new.run(&["GET", "fresh"])), ("1".to_owned(), "start".to_owned()));
+    assert_eq!(cache.ranges().len(), 2, "the gap is shown: {:?}", cache.ranges());
+    cache.end(&[]);
+}
+
+#[test]
+fn r03_a_restart_of_production_and_of_the_mirror_begins_a_stretch_and_loses_nothing() {
+    let Some(mut cache) = Cache::new(&["appendonly yes", "appendfsync always"]) else { return };
+    cache.production.run(&["SET", "a", "1"]);
+    cache.link(&["--snapshot-every", "1h"]);
+    cache.production.run(&["SET", "a", "2"]);
+    std::thread::sleep(Duration::from_millis(1000));
+    let first = Timestamp::now();
+    cache.reaches(first);
+
+    cache.production.stop();
+    cache.production.resume();
+    cache.production.run(&["SET", "a", "3"]);
+    let two = || cache.ranges().len() == 2;
+    assert!(wait_until(Duration::from_secs(30), two), "{:?}\n{}", cache.ranges(), cache.daemon.log());
+    std::thread::sleep(Duration::from_millis(1000));
+    let second = Timestamp::now();
+    cache.reaches(second);
+
+    let is_server = |pid: &u32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("redis-server"))
+    };
+    let server = cache.daemon.processes().into_iter().find(is_server).unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let three = || cache.ranges().len() == 3;
+    assert!(wait_until(Duration::from_secs(30), three), "{:?}\n{}", cache.ranges(), cache.daemon.log());
+    cache.production.run(&["SET", "a", "4"]);
+
+    for (moment, value) in [(first.to_string(), "2"), (second.to_string(), "3"), ("now".to_owned(), "4")] {
+        let mut clone = cache.copy(&format!("cache@{moment}"), "at", &[]);
+        assert_eq!(clone.run(&["GET", "a"]), value, "{moment}");
+        cache.json(&["rm", "at"]);
+    }
+    cache.end(&[]);
+}
