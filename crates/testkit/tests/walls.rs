@@ -11,7 +11,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and all that it may use outside of tests.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     // The engine for `toolkit test` alone, which needs no daemon.
     ("pando", &["pando-api", "pando-daemon", "pando-engine", "pando-host", "pando-model"]),
     ("pando-daemon", &["pando-api", "pando-host", "pando-model", "pando-operations"]),
@@ -22,6 +22,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "pando-edit",
             "pando-engine",
             "pando-host",
+            "pando-image",
             "pando-model",
             "pando-pool",
             "pando-runtime",
@@ -32,6 +33,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("pando-pool", &["pando-host", "pando-model"]),
     ("pando-engine", &["pando-host", "pando-model"]),
     ("pando-runtime", &["pando-host", "pando-model"]),
+    ("pando-image", &["pando-host", "pando-model"]),
     ("pando-vault", &["pando-host", "pando-model"]),
     ("pando-catalog", &["pando-host", "pando-model"]),
     ("pando-api", &["pando-model"]),
