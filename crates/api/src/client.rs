@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use pando_model::{
-    ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, EventView, LeaseRequest, LinkRequest, ListView,
-    LogView, MomentRequest, Name, OperationId, OperationView, Problem, RefreshRequest, ShowView, TimelineView,
+    ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, EventView, ExportRequest, ImportRequest,
+    LeaseRequest, LinkRequest, ListView, LogView, MomentRequest, Name, OperationId, OperationView, Problem,
+    RefreshRequest, ShowView, TimelineView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -212,6 +214,57 @@ impl Client {
         self.bare(Method::DELETE, &paths::bookmark(name, bookmark)).await
     }
 
+    /// Begins to stream an app or clone at a moment.
+    pub async fn export(&self, name: &Name, body: &ExportRequest) -> Answer<OperationView> {
+        self.call(Method::POST, &paths::under_name(name, "exports"), Some(body)).await
+    }
+
+    /// Begins to make a clone of an archive.
+    pub async fn import(&self, body: &ImportRequest) -> Answer<OperationView> {
+        self.call(Method::POST, paths::IMPORTS, Some(body)).await
+    }
+
+    /// What an `export` gives, piece by piece. Whether it was whole says the operation.
+    pub async fn take_data(
+        &self,
+        id: &OperationId,
+        mut sink: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Answer<Result<(), io::Error>> {
+        let request = self.request(Method::GET, &paths::data(id), None::<&()>)?;
+        let (response, driver) = self.open(request).await?;
+        let (head, mut body) = response.into_parts();
+        if !head.status.is_success() {
+            let text = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| self.broken(error))?.to_bytes();
+            let problem: Problem = serde_json::from_slice(&text).map_err(|error| self.foreign(head.status, &error))?;
+            return Err(problem.into());
+        }
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broken(error))?;
+            if let Some(bytes) = frame.data_ref()
+                && let Err(error) = sink(bytes)
+            {
+                driver.abort();
+                return Ok(Err(error));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Gives an `import` its archive, read in a thread of its own. What became of it says the operation.
+    pub async fn give_data(&self, id: &OperationId, from: impl io::Read + Send + 'static) -> Answer<OperationView> {
+        let request = self.request(Method::PUT, &paths::data(id), None::<&()>)?.map(|_| Pieces::of(from));
+        let (response, driver) = self.open(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER);
+        let bytes = body.collect().await.map_err(|error| self.broken(error))?.to_bytes();
+        driver.abort();
+        if status.is_success() {
+            return serde_json::from_slice(&bytes).map_err(|error| self.foreign(status, &error));
+        }
+        let problem: Problem = serde_json::from_slice(&bytes).map_err(|error| self.foreign(status, &error))?;
+        Err(problem.into())
+    }
+
     /// All operations, newest first.
     pub async fn operations(&self) -> Answer<Vec<OperationView>> {
         self.get(paths::OPERATIONS).await
@@ -266,20 +319,26 @@ impl Client {
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Answer<(StatusCode, Bytes)> {
+        let (response, driver) = self.open(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER);
+        let bytes = body.collect().await;
+        driver.abort();
+        Ok((status, bytes.map_err(|error| self.broken(error))?.to_bytes()))
+    }
+
+    /// Sends a request on a connection of its own. Whoever aborts the driver cuts the connection.
+    async fn open<B>(&self, request: Request<B>) -> Answer<(Response<Incoming>, Driver)>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(self.connect().await?)).await.map_err(|error| self.broken(error))?;
         // The connection's own error reaches the caller through the request it breaks.
-        let driver = tokio::spawn(connection);
-        let answer = async {
-            let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER);
-            let bytes = body.collect().await.map_err(|error| self.broken(error))?.to_bytes();
-            Ok((status, bytes))
-        };
-        let answer = answer.await;
-        driver.abort();
-        answer
+        let driver = Driver(tokio::spawn(async { drop(connection.await) }));
+        let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
+        Ok((response, driver))
     }
 
     async fn connect(&self) -> Answer<Stream> {
@@ -301,6 +360,57 @@ impl Client {
 
     fn foreign(&self, status: StatusCode, error: &serde_json::Error) -> ClientError {
         ClientError::Foreign { endpoint: self.endpoint.to_string(), found: format!("status {status}, {error}") }
+    }
+}
+
+/// What moves a connection's bytes; the connection goes with it.
+struct Driver(tokio::task::JoinHandle<()>);
+
+impl Driver {
+    fn abort(&self) {
+        self.0.abort();
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
+/// A body that is read in a thread of its own.
+struct Pieces(tokio::sync::mpsc::Receiver<io::Result<Bytes>>);
+
+impl Pieces {
+    fn of(mut from: impl io::Read + Send + 'static) -> Self {
+        let (pieces, body) = tokio::sync::mpsc::channel(4);
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 18];
+            loop {
+                let piece = match from.read(&mut buffer) {
+                    Ok(0) => return,
+                    Ok(got) => Ok(Bytes::copy_from_slice(buffer.get(..got).unwrap_or_default())),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => Err(error),
+                };
+                let failed = piece.is_err();
+                if pieces.blocking_send(piece).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Self(body)
+    }
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = io::Error;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, io::Error>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(hyper::body::Frame::data)))
     }
 }
 

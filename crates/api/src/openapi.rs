@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "the functions are only read by the macro")]
 
 use pando_model::{
-    ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, EventView, LeaseRequest, LinkRequest, ListView,
-    LogView, OperationView, Problem, RefreshRequest, ShowView, TimelineView,
+    ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, EventView, ExportRequest, ImportRequest,
+    LeaseRequest, LinkRequest, ListView, LogView, OperationView, Problem, RefreshRequest, ShowView, TimelineView,
 };
 use utoipa::OpenApi;
 
@@ -89,6 +89,14 @@ calls! {
     post clone, "/v1/clones" <- CloneRequest => 202 OperationView;
     /// Remove a clone
     delete remove, "/v1/clones/{clone}" (("clone" = String, Path, description = "The clone's name")) => 202 OperationView;
+    /// Stream an app or clone at a moment: the operation waits for a `GET` of its data
+    post export, "/v1/names/{name}/exports" (("name" = String, Path, description = "An app's or clone's name")) <- ExportRequest => 202 OperationView;
+    /// Make a clone of an archive: the operation waits for a `PUT` of its data
+    post import, "/v1/imports" <- ImportRequest => 202 OperationView;
+    /// What an `export` gives: a tar archive, once; whether it is whole says the operation
+    get take_data, "/v1/operations/{id}/data" (("id" = String, Path, description = "The operation's id")) => 200 Vec<u8>;
+    /// What an `import` takes: a tar archive; what became of it says the operation
+    put give_data, "/v1/operations/{id}/data" (("id" = String, Path, description = "The operation's id")) <- Vec<u8> => 200 OperationView;
     /// Start a clone's servers
     post start, "/v1/clones/{clone}/start" (("clone" = String, Path, description = "The clone's name")) => 202 OperationView;
     /// Stop a clone's servers
@@ -214,6 +222,9 @@ mod tests {
             APP,
             CLONES,
             CLONE,
+            EXPORTS,
+            IMPORTS,
+            DATA,
             CLONE_START,
             CLONE_STOP,
             CLONE_REFRESH,

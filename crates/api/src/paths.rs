@@ -39,6 +39,12 @@ pub const APP: &str = "/v1/apps/{app}";
 pub const CLONES: &str = "/v1/clones";
 /// One clone.
 pub const CLONE: &str = "/v1/clones/{clone}";
+/// Stream an app or clone.
+pub const EXPORTS: &str = "/v1/names/{name}/exports";
+/// Make a clone of an archive.
+pub const IMPORTS: &str = "/v1/imports";
+/// What an operation gives or takes.
+pub const DATA: &str = "/v1/operations/{id}/data";
 /// Start a clone's servers.
 pub const CLONE_START: &str = "/v1/clones/{clone}/start";
 /// Stop a clone's servers.
@@ -102,6 +108,11 @@ pub fn clone_verb(clone: &Name, verb: &str) -> String {
 /// [`OPERATION`], waiting so long for its end.
 pub fn operation(id: &OperationId, wait_ms: u64) -> String {
     format!("/v1/operations/{id}?wait_ms={wait_ms}")
+}
+
+/// [`DATA`], filled in.
+pub fn data(id: &OperationId) -> String {
+    format!("/v1/operations/{id}/data")
 }
 
 /// [`EVENTS`] above a sequence, waiting so long for one.

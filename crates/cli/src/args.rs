@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind as ClapKind};
 use clap::{Args, Parser, Subcommand};
 use pando_model::{ErrorKind, Problem};
 
-use crate::commands::{apply, clone, connect, generate, keep, link, look, serve, time, toolkit};
+use crate::commands::{apply, clone, connect, generate, keep, link, look, serve, time, toolkit, travel};
 use crate::demo::DemoArgs;
 use crate::errors::{Done, Error};
 
@@ -94,6 +94,10 @@ pub enum Command {
     Unbookmark(keep::UnbookmarkArgs),
     /// Make a writable copy of an app or clone at a moment
     Clone(clone::CloneArgs),
+    /// Write an app or clone at a moment as an archive, stopped cleanly and without production's passwords
+    Export(travel::ExportArgs),
+    /// Make a clone of an archive that export wrote, here or on another machine
+    Import(travel::ImportArgs),
     /// Print a clone's addresses as shell variables
     Env(connect::EnvArgs),
     /// Open a shell on a clone: psql for a database, a shell in the directory for files

@@ -94,9 +94,18 @@ impl Context {
     }
 
     /// Asks for an operation until it has ended.
-    pub async fn watch(&self, mut operation: OperationView) -> Done<OperationView> {
+    pub async fn watch(&self, operation: OperationView) -> Done<OperationView> {
+        self.watch_until(operation, |_| false).await
+    }
+
+    /// The same, or until it is as far as `enough` says.
+    pub async fn watch_until(
+        &self,
+        mut operation: OperationView,
+        enough: impl Fn(&OperationView) -> bool,
+    ) -> Done<OperationView> {
         let mut progress = Progress::new(self.json, self.instant());
-        while matches!(operation.state, OperationState::Running | OperationState::Undoing) {
+        while matches!(operation.state, OperationState::Running | OperationState::Undoing) && !enough(&operation) {
             operation = self.client.operation(&operation.id, POLL.as_millis() as u64).await?;
             progress.show(&operation, self.instant());
         }

@@ -20,6 +20,7 @@ mod listen;
 mod local;
 mod routes;
 mod serve;
+mod stream;
 
 pub use local::Local;
 pub use pando_operations::run_dir;

@@ -3,21 +3,23 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use pando_api::{InitRequest, MAX_WAIT_MS, VersionView, openapi_json, paths};
 use pando_model::{
-    ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, ErrorKind, EventView, LeaseRequest, LinkRequest,
-    ListView, LogView, Moment, MomentRequest, Name, OperationId, OperationView, Problem, RefreshRequest, Request,
-    ShowView, TimelineView,
+    ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, ErrorKind, EventView, ExportRequest, ImportRequest,
+    LeaseRequest, LinkRequest, ListView, LogView, Moment, MomentRequest, Name, OperationId, OperationView, Problem,
+    RefreshRequest, Request, ShowView, TimelineView,
 };
 use pando_operations::Pando;
 use serde::Deserialize;
 
-use crate::answer::{Answer, Failure, InBody, InPath, InQuery, begun, view};
+use crate::answer::{Answer, Failure, InBody, InPath, InQuery, begun, blocking, view};
+use crate::stream;
 
 type Begun = Answer<(axum::http::StatusCode, Json<OperationView>)>;
 type Views<T> = Answer<Json<T>>;
@@ -52,6 +54,7 @@ fn reads() -> Router<Daemon> {
         .route(paths::DISK, get(disk))
         .route(paths::OPERATIONS, get(operations))
         .route(paths::OPERATION, get(operation))
+        .route(paths::DATA, get(take_data).put(give_data))
         .route(paths::EVENTS, get(events))
 }
 
@@ -67,6 +70,8 @@ fn writes() -> Router<Daemon> {
         .route(paths::BOOKMARK, delete(unbookmark))
         .route(paths::CLONES, post(clone))
         .route(paths::CLONE, delete(remove))
+        .route(paths::EXPORTS, post(export))
+        .route(paths::IMPORTS, post(import))
         .route(paths::CLONE_START, on_name(|clone| Request::Start { clone }))
         .route(paths::CLONE_STOP, on_name(|clone| Request::Stop { clone }))
         .route(paths::CLONE_UNDO, on_name(|clone| Request::Undo { clone }))
@@ -208,6 +213,28 @@ async fn plan(State(daemon): State<Daemon>, InBody(body): InBody<LinkRequest>) -
 
 async fn clone(State(daemon): State<Daemon>, InBody(body): InBody<CloneRequest>) -> Begun {
     daemon.submit(Request::Clone(body)).await
+}
+
+async fn export(
+    State(daemon): State<Daemon>,
+    InPath(name): InPath<Name>,
+    InBody(body): InBody<ExportRequest>,
+) -> Begun {
+    daemon.submit(Request::Export { name, body }).await
+}
+
+async fn import(State(daemon): State<Daemon>, InBody(body): InBody<ImportRequest>) -> Begun {
+    daemon.submit(Request::Import(body)).await
+}
+
+async fn take_data(State(daemon): State<Daemon>, InPath(id): InPath<OperationId>) -> Answer<Response> {
+    stream::out(blocking(move || daemon.pando.taking(&id)).await?)
+}
+
+async fn give_data(State(daemon): State<Daemon>, InPath(id): InPath<OperationId>, body: Body) -> Views<OperationView> {
+    let (pando, of) = (daemon.pando.clone(), id.clone());
+    stream::into(body, blocking(move || pando.giving(&of)).await?).await?;
+    view(move || daemon.pando.operation(&id)).await
 }
 
 async fn remove(State(daemon): State<Daemon>, InPath(clone): InPath<Name>) -> Begun {

@@ -326,6 +326,15 @@ pub trait Engine: Send + Sync {
     /// After `ready`: cuts what points to production, disables production's passwords, sets the clone's
     /// own and opens the door. With no credentials: only cuts (preparing).
     fn admit(&self, seat: &Seat, source: &Source, credentials: Option<&Credentials>) -> Result<(), EngineError>;
+    /// Whether this machine can serve a tree of a source that comes from elsewhere. Its facts are a stranger's.
+    fn fits(&self, _source: &Source) -> Result<(), EngineError> {
+        Err(EngineError::Invalid(format!("{} sources do not travel", self.kind())))
+    }
+    /// Looks at a tree that came from elsewhere: refuses what is not a stopped tree of this source's version, and
+    /// takes away what it claims of itself.
+    fn receive(&self, _data: &std::path::Path, _source: &Source) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// The unit that keeps the log of a recording clone.
     fn record(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError>;
     /// A stopped tree: drops what a clone of it would not need (old log segments).

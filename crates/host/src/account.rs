@@ -36,6 +36,12 @@ impl Account {
     }
 }
 
+/// The C library of this machine, in its own words.
+pub fn libc_version() -> Option<String> {
+    let tool = crate::Tool::find("getconf", "libc-bin").ok()?;
+    Some(tool.command().arg("GNU_LIBC_VERSION").run().ok()?.text().trim().to_owned()).filter(|text| !text.is_empty())
+}
+
 fn parse(passwd: &str) -> impl Iterator<Item = Account> + '_ {
     passwd.lines().filter_map(|line| {
         let mut fields = line.split(':');

@@ -12,7 +12,7 @@ pub mod process;
 pub mod secret;
 pub mod tool;
 
-pub use account::Account;
+pub use account::{Account, libc_version};
 pub use beneath::Beneath;
 pub use bounded::Bounds;
 pub use clock::{Clock, ManualClock, SystemClock};

@@ -25,8 +25,8 @@ pub use name::{Name, NameError};
 pub use nearest::nearest;
 pub use policy::{Policy, Tier};
 pub use request::{
-    BookmarkRequest, CloneRequest, LeaseRequest, LinkRequest, LinkSource, MomentRequest, RefreshRequest, Request,
-    SettingChange,
+    BookmarkRequest, CloneRequest, ExportRequest, ImportRequest, LeaseRequest, LinkRequest, LinkSource, MomentRequest,
+    RefreshRequest, Request, SettingChange,
 };
 pub use source::{EngineKind, SourceUrl, SourceUrlError};
 pub use state::{AppState, CloneState, OperationState, Profile, StepState};

@@ -116,6 +116,29 @@ pub struct LeaseRequest {
     pub seconds: Option<i64>,
 }
 
+/// `export`: streams an app or clone at a moment.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ExportRequest {
+    /// `latest` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moment: Option<Moment>,
+}
+
+/// `import`: makes a clone of an archive that is sent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ImportRequest {
+    /// The new clone's name.
+    pub clone: Name,
+    /// `durable` when absent: there is nowhere to get it from again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+    /// Take symbolic links of directories that lead out of them.
+    #[serde(default)]
+    pub outward_links: bool,
+}
+
 /// Every verb that changes something, with its parameters. Each becomes one operation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case")]
@@ -151,6 +174,16 @@ pub enum Request {
     },
     /// Make a clone.
     Clone(CloneRequest),
+    /// Stream an app or clone at a moment.
+    Export {
+        /// The app or clone.
+        name: Name,
+        /// The moment.
+        #[serde(flatten)]
+        body: ExportRequest,
+    },
+    /// Make a clone of an archive that is sent.
+    Import(ImportRequest),
     /// Start a clone's servers.
     Start {
         /// The clone.
@@ -206,6 +239,8 @@ impl Request {
             Self::Bookmark { .. } => "bookmark",
             Self::Unbookmark { .. } => "unbookmark",
             Self::Clone(_) => "clone",
+            Self::Export { .. } => "export",
+            Self::Import(_) => "import",
             Self::Start { .. } => "start",
             Self::Stop { .. } => "stop",
             Self::Refresh { .. } => "refresh",

@@ -51,6 +51,8 @@ states!(
         Paused => "paused",
         /// The mirror cannot go on; `show` says why.
         Failed => "failed",
+        /// There is no production behind it: what there is of it are its clones.
+        Detached => "detached",
         /// The app is being removed.
         Removing => "removing",
     }

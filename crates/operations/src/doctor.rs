@@ -4,8 +4,9 @@ use pando_catalog::OperationRecord;
 use pando_model::{DoctorItem, DoctorView, OperationState, Problem};
 use pando_pool::PoolConfig;
 
-use crate::facade::{Pando, strangers};
+use crate::facade::Pando;
 use crate::fault::IntoProblem;
+use crate::strangers::strangers;
 use crate::world::thresholds;
 
 /// One finding.

@@ -1,11 +1,12 @@
 //! The door to everything: what the daemon may call.
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pando_catalog::{AppRecord, Catalog, CloneRecord, OperationRecord, SnapshotRecord};
+use pando_catalog::{Catalog, CloneRecord, OperationRecord};
 use pando_engine::files::FilesEngine;
 use pando_engine::postgres::{Installations, PostgresEngine};
 use pando_engine::redis::{self, RedisEngine};
@@ -15,8 +16,7 @@ use pando_host::secret::SecretKey;
 use pando_host::{FailPoints, SystemClock};
 use pando_model::{
     ApplyPlan, CloneState, DiskView, DoctorItem, DoctorView, EventView, LinkRequest, ListView, LogView, Name,
-    OperationId, OperationState, OperationView, OwnerId, PoolSnapshotId, Problem, Profile, Request, ShowView,
-    TimelineView, UnitId, VolumeId,
+    OperationId, OperationState, OperationView, OwnerId, Problem, Profile, Request, ShowView, TimelineView,
 };
 use pando_pool::{DriverKind, PoolConfig};
 use pando_runtime::process::ProcessRuntime;
@@ -26,9 +26,12 @@ use crate::fault::{Done, IntoProblem, failed, io, not_found, refused};
 use crate::home::Home;
 use crate::journal::{Run, Verb, bear, drive};
 use crate::owner::Owner;
-use crate::verbs::{apply, bookmark, clone, lease, link, power, recover_any, refresh, remove, snapshot, unlink};
+use crate::strangers::strangers;
+use crate::verbs::{
+    apply, bookmark, clone, export, import, lease, link, power, recover_any, refresh, remove, snapshot, unlink,
+};
 use crate::world::{Parts, World};
-use crate::{follow, units, views};
+use crate::{follow, transfer, units, views};
 
 /// What `pando init` may choose.
 #[derive(Debug, Clone, Default)]
@@ -242,6 +245,17 @@ impl Pando {
                 let names = [body.clone.to_string()];
                 self.begin(&names, |world| clone::Clone::new(world, body))
             }
+            Request::Export { name, body } => self.begin(&[], |world| export::Export::new(world, name, body.moment)),
+            Request::Import(body) => {
+                if world.pool().is_err() {
+                    self.init(&InitRequest::default())?;
+                }
+                if world.catalog.owner(&body.clone).map_err(IntoProblem::into_problem)?.is_some() {
+                    return Err(pando_catalog::CatalogError::NameTaken(body.clone).into_problem());
+                }
+                let names = [body.clone.to_string()];
+                self.begin(&names, |world| import::Import::new(world, body))
+            }
             Request::Start { clone } => {
                 let names = [clone.to_string()];
                 self.begin(&names, |world| power::Start::new(world, clone))
@@ -301,6 +315,22 @@ impl Pando {
         running.retain(|thread| !thread.is_finished());
         running.push(thread);
         Ok(view)
+    }
+
+    /// What an `export` gives: readable once, by whoever comes first.
+    ///
+    /// # Errors
+    /// When the operation gives nothing now.
+    pub fn taking(&self, id: &OperationId) -> Result<UnixStream, Problem> {
+        transfer::fetch(&self.world, id, transfer::Way::Out)
+    }
+
+    /// Where an `import` takes its archive from: whoever writes it shuts the stream behind it.
+    ///
+    /// # Errors
+    /// When the operation takes nothing now.
+    pub fn giving(&self, id: &OperationId) -> Result<UnixStream, Problem> {
+        transfer::fetch(&self.world, id, transfer::Way::In)
     }
 
     /// An operation.
@@ -460,63 +490,6 @@ pub fn recover_all(world: &Arc<World>) {
             tracing::error!(?fault, "{words} could not be recovered");
         }
     }
-}
-
-/// What is in the pool or runs without the catalog knowing of it. Reported, never deleted.
-pub fn strangers(world: &World) -> Vec<String> {
-    let Ok(pool) = world.pool() else { return Vec::new() };
-    let apps: Vec<AppRecord> = world.catalog.all().unwrap_or_default();
-    let clones: Vec<CloneRecord> = world.catalog.all().unwrap_or_default();
-    let snapshots: Vec<SnapshotRecord> = world.catalog.all().unwrap_or_default();
-    // What an operation under way has made is not strange.
-    let busy: String = [OperationState::Running, OperationState::Undoing, OperationState::Stuck]
-        .iter()
-        .flat_map(|state| world.catalog.of::<OperationRecord>(state.as_str()).unwrap_or_default())
-        .map(|record| record.doc.to_string())
-        .collect();
-    let known_volume = |id: &VolumeId| {
-        apps.iter().any(|app| app.volume == *id)
-            || clones.iter().any(|clone| {
-                let former = clone.former.iter().flat_map(|former| former.sources.values());
-                clone.sources.values().chain(former).any(|source| source.volume == *id)
-            })
-            || busy.contains(id.as_str())
-    };
-    let known_tree = |id: &PoolSnapshotId| {
-        snapshots.iter().any(|one| crate::verbs::remove::trees_of(one).contains(id)) || busy.contains(id.as_str())
-    };
-    let known_unit = |id: &UnitId| {
-        apps.iter().flat_map(|app| app.sources.values()).any(|source| source.units.values().any(|unit| unit == id))
-            || clones
-                .iter()
-                .flat_map(|clone| clone.sources.values())
-                .any(|source| source.units.values().any(|unit| unit == id))
-            || busy.contains(id.as_str())
-    };
-    let mut found = Vec::new();
-    if let Ok(inventory) = pool.inventory() {
-        found.extend(
-            inventory
-                .volumes
-                .iter()
-                .filter(|id| !known_volume(id))
-                .map(|id| format!("the pool holds the volume {id}, which nothing knows of")),
-        );
-        found.extend(
-            inventory
-                .snapshots
-                .iter()
-                .filter(|id| !known_tree(id))
-                .map(|id| format!("the pool holds the snapshot {id}, which nothing knows of")),
-        );
-        found.extend(inventory.strangers.iter().map(|name| format!("the pool holds {name:?}, which is not Pando's")));
-    }
-    if let Ok(running) = world.runtime.inventory() {
-        found.extend(
-            running.iter().filter(|id| !known_unit(id)).map(|id| format!("the unit {id} runs, which nothing knows of")),
-        );
-    }
-    found
 }
 
 /// A run for work outside of any operation.

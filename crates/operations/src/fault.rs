@@ -4,6 +4,7 @@ use pando_catalog::CatalogError;
 use pando_engine::EngineError;
 use pando_host::secret::SecretError;
 use pando_host::{Injected, ToolError};
+use pando_image::ImageError;
 use pando_model::{ErrorKind, Problem};
 use pando_pool::PoolError;
 use pando_runtime::RuntimeError;
@@ -151,7 +152,17 @@ macro_rules! faults {
     )+ };
 }
 
-faults!(CatalogError, PoolError, EngineError, RuntimeError, SecretError);
+impl IntoProblem for ImageError {
+    fn into_problem(self) -> Problem {
+        let kind = match &self {
+            Self::Refused(_) | Self::Unfit(_) => ErrorKind::Refused,
+            Self::Io { .. } | Self::Stream(_) => ErrorKind::Failed,
+        };
+        Problem::from_error(kind, &self)
+    }
+}
+
+faults!(ImageError, CatalogError, PoolError, EngineError, RuntimeError, SecretError);
 
 impl Fault {
     /// The problem; a crash becomes one too, for callers outside of operations.

@@ -58,7 +58,9 @@ pub fn run(world: &Arc<World>) {
     while !world.is_stopping() {
         apps.retain(|_, threads| threads.iter().any(|thread| !thread.is_finished()));
         for app in world.catalog.all::<AppRecord>().unwrap_or_default() {
-            if matches!(app.state, AppState::Linking | AppState::Removing) || apps.contains_key(&app.id) {
+            if matches!(app.state, AppState::Linking | AppState::Removing | AppState::Detached)
+                || apps.contains_key(&app.id)
+            {
                 continue;
             }
             let threads = [follow_thread(world, &app.id), keep_thread(world, &app.id)];
@@ -181,7 +183,9 @@ pub fn follow_once(world: &Arc<World>, id: &OwnerId) -> Done<bool> {
     let Some(owner) = Owner::load(world, id)? else { return Ok(false) };
     match owner.app.state {
         // An unlink may be refused yet.
-        AppState::Removing | AppState::Linking | AppState::Rebasing | AppState::Paused => return Ok(true),
+        AppState::Removing | AppState::Linking | AppState::Rebasing | AppState::Paused | AppState::Detached => {
+            return Ok(true);
+        }
         AppState::Following | AppState::Disconnected | AppState::Failed => {}
     }
     let mut state = AppState::Following;
@@ -236,7 +240,7 @@ pub fn keep_once(world: &Arc<World>, id: &OwnerId) -> Done<bool> {
     let Some(owner) = Owner::load(world, id)? else { return Ok(false) };
     match owner.app.state {
         AppState::Rebasing => return rebase(world, &owner).map(|()| true),
-        AppState::Linking | AppState::Removing => return Ok(true),
+        AppState::Linking | AppState::Removing | AppState::Detached => return Ok(true),
         _ => {}
     }
     if room(world, &owner)? && owner.app.state != AppState::Paused {

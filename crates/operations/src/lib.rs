@@ -8,6 +8,8 @@
 //! | `journal.rs` | operations: steps, undo, recovery |
 //! | `hooks/` | what users do to clones at points of operations |
 //! | `moments.rs` | from `NAME@MOMENT` to trees and points |
+//! | `strangers.rs` | what there is and nobody knows of |
+//! | `transfer.rs` | the streams of `export` and `import` |
 //! | `units.rs` | servers of mirrors and clones |
 //! | `follow.rs` | the heartbeat: mirrors, schedules, leases |
 //! | `views.rs` | what is shown |
@@ -22,6 +24,8 @@ mod hooks;
 mod journal;
 mod moments;
 mod owner;
+mod strangers;
+mod transfer;
 mod units;
 mod verbs;
 mod views;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use pando_catalog::{BookmarkRecord, SnapshotRecord};
 use pando_engine::{Mark, Point, Want};
-use pando_model::{Lsn, Moment, Name, PoolSnapshotId, Problem, RangeView, SnapshotId};
+use pando_model::{AppState, Lsn, Moment, Name, PoolSnapshotId, Problem, RangeView, SnapshotId};
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Done, Fault, IntoProblem, not_found, refused};
@@ -56,6 +56,11 @@ pub fn resolve(run: &Run, owner: &Owner, moment: &Moment) -> Done<Plan> {
     let world = &run.world;
     let asked_at = world.now();
     let asked = moment.to_string();
+    if owner.app.state == AppState::Detached && owner.clone.is_none() {
+        return Err(refused("there is no production behind it to take a moment from")
+            .hint("it was imported: `pando rewind` goes back to its own snapshots")
+            .into());
+    }
     match moment {
         Moment::Latest | Moment::Now if !owner.records() => {
             let fresh = snapshot::of_owner(run, owner)?;

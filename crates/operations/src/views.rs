@@ -156,7 +156,7 @@ pub fn show(world: &World, name: &Name, counted: bool) -> Done<ShowView> {
 pub fn list(world: &World) -> Done<ListView> {
     let records: Vec<AppRecord> = world.catalog.all()?;
     let mut apps = Vec::new();
-    for record in &records {
+    for record in records.iter().filter(|record| record.state != AppState::Detached) {
         let lag_seconds = match record.state {
             AppState::Linking | AppState::Removing => None,
             _ if world.pool().is_err() => None,
@@ -228,8 +228,13 @@ pub fn disk(world: &World) -> Done<DiskView> {
     let pool = world.pool()?;
     let usage = pool.usage()?;
     let mut owners = Vec::new();
-    let mut ids: Vec<(OwnerId, &str)> =
-        world.catalog.all::<AppRecord>()?.into_iter().map(|app| (OwnerId::App(app.id), "app")).collect();
+    let mut ids: Vec<(OwnerId, &str)> = world
+        .catalog
+        .all::<AppRecord>()?
+        .into_iter()
+        .filter(|app| app.state != AppState::Detached)
+        .map(|app| (OwnerId::App(app.id), "app"))
+        .collect();
     ids.extend(world.catalog.all::<CloneRecord>()?.into_iter().map(|clone| (OwnerId::Clone(clone.id), "clone")));
     for (id, kind) in ids {
         let Some(owner) = Owner::load(world, &id)? else { continue };

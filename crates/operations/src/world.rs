@@ -18,6 +18,7 @@ use pando_runtime::Runtime;
 
 use crate::fault::{Done, failed, refused};
 use crate::home::Home;
+use crate::transfer::Transfers;
 
 /// How a source of a mirror was doing at the last look.
 #[derive(Debug, Clone)]
@@ -61,6 +62,8 @@ pub struct World {
     live: Mutex<HashMap<(OwnerId, Name), Live>>,
     bell: (Mutex<u64>, Condvar),
     stopping: AtomicBool,
+    /// The streams of operations.
+    pub transfers: Transfers,
 }
 
 #[derive(Clone)]
@@ -116,6 +119,7 @@ impl World {
             live: Mutex::default(),
             bell: (Mutex::new(0), Condvar::new()),
             stopping: AtomicBool::new(false),
+            transfers: Transfers::default(),
         }
     }
 

@@ -37,7 +37,7 @@ pub struct CloneArgs {
     detach: Detach,
 }
 
-fn profiles() -> impl TypedValueParser<Value = Profile> {
+pub(super) fn profiles() -> impl TypedValueParser<Value = Profile> {
     let words = [Profile::Disposable.as_str(), Profile::Durable.as_str()];
     PossibleValuesParser::new(words).map(|word| Profile::from_word(&word).unwrap_or(Profile::Disposable))
 }

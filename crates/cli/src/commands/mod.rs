@@ -10,6 +10,7 @@ pub mod look;
 pub mod serve;
 pub mod time;
 pub mod toolkit;
+pub mod travel;
 
 use pando_api::ClientError;
 use pando_model::{CloneView, ErrorKind, Name, OperationView, ShowView};
@@ -59,6 +60,8 @@ async fn speak(context: &Context, command: Command) -> Done {
         Command::Bookmark(args) => keep::bookmark(context, args).await,
         Command::Unbookmark(args) => keep::unbookmark(context, &args).await,
         Command::Clone(args) => clone::clone(context, args).await,
+        Command::Export(args) => travel::export(context, &args).await,
+        Command::Import(args) => travel::import(context, args).await,
         Command::Env(args) => connect::env(context, &args).await,
         Command::Connect(args) => connect::connect(context, &args).await,
         Command::Start(args) => clone::start(context, &args).await,

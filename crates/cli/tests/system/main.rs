@@ -34,4 +34,5 @@ mod refusals;
 mod sanitised;
 mod stand;
 mod toolkit;
+mod travel;
 mod unprivileged;

@@ -261,6 +261,11 @@ impl Engine for FilesEngine {
         Ok(Readiness::Ready)
     }
 
+    // Any directory is one, and nothing of it is run here.
+    fn fits(&self, _source: &Source) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn admit(&self, _seat: &Seat, _source: &Source, _credentials: Option<&Credentials>) -> Result<(), EngineError> {
         Ok(())
     }

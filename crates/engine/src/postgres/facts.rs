@@ -39,6 +39,21 @@ pub struct Facts {
     libc: Option<String>,
 }
 
+impl Facts {
+    /// Refuses facts that come from elsewhere and would be more than values where they are written.
+    pub fn plain(&self) -> Result<(), EngineError> {
+        let settings = self.settings.iter().flat_map(|(name, value)| [name, value]);
+        let strange =
+            |text: &&String| text.len() > 1000 || text.contains(['\'', '\\']) || text.contains(char::is_control);
+        match settings.chain([&self.superuser, &self.version]).find(strange) {
+            Some(text) => {
+                Err(EngineError::Invalid(format!("{:?} is no setting", text.chars().take(80).collect::<String>())))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 const LOOK: &str = "
 SELECT json_build_object(
   'major', current_setting('server_version_num')::int / 10000,
@@ -235,8 +250,7 @@ fn locales(facts: &Facts) -> Vec<Finding> {
 
 /// The version of this machine's C library, as PostgreSQL reports production's: `2.36`.
 fn host_libc() -> Option<String> {
-    let text = pando_host::Tool::find("getconf", "libc-bin").ok()?.command().arg("GNU_LIBC_VERSION").run().ok()?.text();
-    Some(text.trim().strip_prefix("glibc ")?.to_owned())
+    Some(pando_host::libc_version()?.strip_prefix("glibc ")?.to_owned())
 }
 
 /// Another C library may sort texts in another order: an index made by the one is wrong under the other (T-14).

@@ -407,6 +407,31 @@ impl Engine for PostgresEngine {
         }
     }
 
+    fn fits(&self, source: &Source) -> Result<(), EngineError> {
+        let facts = self.facts(source)?;
+        facts.plain()?;
+        self.installations.of(facts.major).map(drop)
+    }
+
+    fn receive(&self, data: &Path, source: &Source) -> Result<(), EngineError> {
+        // An older tree has its own facts with it, as much a stranger's as those of the source.
+        let own = fs::symlink_metadata(data.join(FACTS)).is_ok_and(|meta| meta.is_file());
+        let facts: Facts = match own {
+            true => serde_json::from_slice(&fs::read(data.join(FACTS)).map_err(io("reading a tree's facts"))?)
+                .map_err(unreadable)?,
+            false => self.facts(source)?,
+        };
+        facts.plain()?;
+        let installation = self.installations.of(facts.major)?;
+        tree::recognise(data, facts.major)?;
+        let control = control::read(installation, self.account(), data)?;
+        if control.state != "shut down" {
+            return Err(EngineError::Invalid(format!("the cluster is {:?} instead of shut down", control.state)));
+        }
+        // That nobody's password works in it is for `admit` to see to, whatever it says of itself.
+        pando_host::durable::remove_if_there(&data.join(PREPARED)).map(drop).map_err(io("reading a tree's mark"))
+    }
+
     fn admit(&self, seat: &Seat, source: &Source, credentials: Option<&Credentials>) -> Result<(), EngineError> {
         let facts = self.facts_of(seat, source)?;
         let port = port_of(&seat.data)?;

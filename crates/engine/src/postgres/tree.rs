@@ -128,6 +128,34 @@ pub fn settle(data: &Path) -> Result<(), EngineError> {
     durable::sync_dir(data).map_err(&action)
 }
 
+/// Refuses what is not a whole cluster of that major: links and files where the server, or this engine as
+/// root, would go in.
+pub fn recognise(data: &Path, major: u32) -> Result<(), EngineError> {
+    let refuse = |what: String| Err(EngineError::Invalid(format!("this is not a PostgreSQL {major} cluster: {what}")));
+    let version = data.join("PG_VERSION");
+    let plain = |path: &Path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
+    if !plain(&version) || !plain(&data.join("global/pg_control")) {
+        return refuse("PG_VERSION or global/pg_control is missing".to_owned());
+    }
+    let text = fs::read_to_string(&version).map_err(failed("reading PG_VERSION"))?;
+    if text.trim() != major.to_string() {
+        return refuse(format!("PG_VERSION says {:?}", text.trim()));
+    }
+    for dir in ["base", "global", "pg_wal", "pg_tblspc"].iter().chain(&DIRS) {
+        if !fs::symlink_metadata(data.join(dir)).is_ok_and(|meta| meta.is_dir()) {
+            return refuse(format!("{dir} is not a directory"));
+        }
+    }
+    let mut links = fs::read_dir(data).map_err(failed("reading a cluster"))?.flatten();
+    if let Some(link) = links.find(|entry| !entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_dir())) {
+        return refuse(format!("{:?} is a link", link.file_name()));
+    }
+    match fs::read_dir(data.join("pg_tblspc")).map_err(failed("reading a cluster"))?.next() {
+        Some(_) => refuse("it has tablespaces".to_owned()),
+        None => Ok(()),
+    }
+}
+
 /// A cleanly stopped tree needs only the segment with its last checkpoint, and of that nothing behind the
 /// checkpoint's record: drops the others, and gives the rest of this one back.
 pub fn slim(data: &Path, needed: &str, checkpoint_offset: u64) -> Result<(), EngineError> {

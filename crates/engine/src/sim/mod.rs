@@ -319,6 +319,16 @@ impl Engine for SimEngine {
         Ok(if starting { Readiness::Starting("told to take its time".into()) } else { Readiness::Ready })
     }
 
+    fn fits(&self, _source: &Source) -> Result<(), EngineError> {
+        drop(self.enter("fits")?);
+        Ok(())
+    }
+
+    fn receive(&self, data: &Path, _source: &Source) -> Result<(), EngineError> {
+        drop(self.enter("receive")?);
+        read_text(data, "state").map(drop)
+    }
+
     fn admit(&self, seat: &Seat, _source: &Source, credentials: Option<&Credentials>) -> Result<(), EngineError> {
         drop(self.enter("admit")?);
         credentials.map_or(Ok(()), |credentials| write_text(&seat.data, "admitted", &credentials.user))

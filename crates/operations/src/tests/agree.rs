@@ -10,8 +10,9 @@ use pando_pool::PoolDriver;
 use pando_runtime::Runtime;
 
 use super::kit::Kit;
-use crate::facade::strangers;
+
 use crate::owner::Owner;
+use crate::strangers::strangers;
 use crate::units::has_server;
 use crate::verbs::remove::trees_of;
 
@@ -28,6 +29,13 @@ struct All {
     clones: Vec<CloneRecord>,
     snapshots: Vec<SnapshotRecord>,
     bookmarks: Vec<BookmarkRecord>,
+}
+
+impl All {
+    /// Apps with a production.
+    fn linked(&self) -> impl Iterator<Item = &AppRecord> {
+        self.apps.iter().filter(|app| app.state != AppState::Detached)
+    }
 }
 
 fn all(kit: &Kit) -> All {
@@ -86,7 +94,7 @@ pub fn complaints(kit: &Kit) -> Vec<String> {
         wrong.push(format!("{} {} is {}: {why}", record.verb, record.subject, record.state));
     }
     let there = kit.pool.inventory().unwrap();
-    let mut volumes: BTreeSet<_> = all.apps.iter().map(|app| app.volume.clone()).collect();
+    let mut volumes: BTreeSet<_> = all.linked().map(|app| app.volume.clone()).collect();
     for clone in &all.clones {
         let former = clone.former.iter().flat_map(|former| former.sources.values());
         volumes.extend(clone.sources.values().chain(former).map(|source| source.volume.clone()));
@@ -105,7 +113,7 @@ pub fn complaints(kit: &Kit) -> Vec<String> {
 /// Records among themselves.
 fn records(kit: &Kit, all: &All, wrong: &mut Vec<String>) {
     let mut names: BTreeSet<(String, String)> =
-        all.apps.iter().map(|app| (app.name.to_string(), app.id.to_string())).collect();
+        all.linked().map(|app| (app.name.to_string(), app.id.to_string())).collect();
     names.extend(all.clones.iter().map(|clone| (clone.name.to_string(), clone.id.to_string())));
     same("the name", names, kit.world.catalog.names().unwrap().into_iter().collect(), wrong);
     let mut owners: BTreeSet<OwnerId> = all.apps.iter().map(|app| OwnerId::App(app.id.clone())).collect();
@@ -119,6 +127,11 @@ fn records(kit: &Kit, all: &All, wrong: &mut Vec<String>) {
         }
         if !owners.contains(&clone.parent) || !owners.contains(&OwnerId::App(clone.app.clone())) {
             wrong.push(format!("the clone {} has lost its parent", clone.name));
+        }
+    }
+    for app in all.apps.iter().filter(|app| app.state == AppState::Detached) {
+        if !all.clones.iter().any(|clone| clone.app == app.id) {
+            wrong.push(format!("the detached app {} has no clone", app.name));
         }
     }
     for snapshot in &all.snapshots {
@@ -140,7 +153,7 @@ fn records(kit: &Kit, all: &All, wrong: &mut Vec<String>) {
 /// Production, and the files of the home.
 fn surroundings(kit: &Kit, all: &All, wrong: &mut Vec<String>) {
     let mut tags = BTreeSet::new();
-    for app in &all.apps {
+    for app in all.linked() {
         for held in Owner::of_app(&kit.world, app.clone()).unwrap().sources.values() {
             if kit.engine.is_held(&held.seat.data) {
                 wrong.push(format!("the mirror of {} is held", app.name));

@@ -11,7 +11,9 @@ use crate::follow;
 use crate::moments;
 use crate::owner::Owner;
 use crate::verbs::refresh::{Origin, Refresh};
-use crate::verbs::{apply, bookmark, clone, lease, link, power, prepare, rebase, remove, snapshot, thin, unlink};
+use crate::verbs::{
+    apply, bookmark, clone, export, import, lease, link, power, prepare, rebase, remove, snapshot, thin, unlink,
+};
 use crate::world::World;
 
 /// One verb on one world.
@@ -290,6 +292,17 @@ pub const CASES: &[Case] = &[
     .leaving_snapshot(),
     Case::new("clone clone", with_clone, |world| run_clone(world, "dev", None, false), |kit| runs(kit, "fresh"))
         .leaving_snapshot(),
+    Case::new("export", with_files, |world| run_export(world, "shop", None), |_| true),
+    Case::new("export between", with_files, |world| run_export(world, "shop", Some(BETWEEN)), |_| true)
+        .leaving_snapshot(),
+    Case::new("export clone", with_clone, |world| run_export(world, "dev", None), |_| true).leaving_snapshot(),
+    Case::new("import", |_| {}, run_import, |kit| runs(kit, "fresh") && kit.state_of("fresh") == "0"),
+    Case::new(
+        "rm imported",
+        |kit| run_import(&kit.world).unwrap(),
+        |world| go(world, &["fresh"], |world| remove::Remove::new(world, name("fresh"))),
+        |kit| kit.clone_of("fresh").is_none(),
+    ),
     Case::new(
         "start",
         with_stopped,
@@ -427,6 +440,37 @@ fn run_snapshot(world: &Arc<World>, of: &str) -> Done<()> {
 fn run_bookmark(world: &Arc<World>, of: &str, at: Option<&str>) -> Done<()> {
     let moment = at.map(|text| Moment::At(time(text)));
     go(world, &["shop/bookmark/here"], |world| bookmark::Bookmark::new(world, name(of), name("here"), moment))
+}
+
+/// Exports to nobody who keeps it.
+fn run_export(world: &Arc<World>, of: &str, at: Option<&str>) -> Done<()> {
+    world.transfers.stand_in(|_, mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
+    let moment = at.map(|text| text.parse().unwrap());
+    go(world, &[], |world| export::Export::new(world, name(of), moment))
+}
+
+/// Imports what another home has exported.
+fn run_import(world: &Arc<World>) -> Done<()> {
+    world.transfers.stand_in(|_, mut stream| drop(std::io::Write::write_all(&mut stream, archive())));
+    let wanted = pando_model::ImportRequest { clone: name("fresh"), profile: None, outward_links: false };
+    go(world, &["fresh"], |world| import::Import::new(world, wanted))
+}
+
+/// An archive of an app with files.
+pub fn archive() -> &'static [u8] {
+    static ARCHIVE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    ARCHIVE.get_or_init(|| {
+        let kit = Kit::new();
+        with_files(&kit);
+        let (whole, arrived) = std::sync::mpsc::channel();
+        kit.world.transfers.stand_in(move |_, mut stream| {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut stream, &mut bytes).unwrap();
+            whole.send(bytes).unwrap();
+        });
+        go(&kit.world, &[], |world| export::Export::new(world, name("shop"), None)).unwrap();
+        arrived.recv().unwrap()
+    })
 }
 
 fn run_remove(world: &Arc<World>) -> Done<()> {

@@ -105,7 +105,9 @@ impl Bench {
     /// Each call to what surrounds it fails once: of the pool and the engine every one, of the runtime the
     /// first of each kind.
     fn fail_calls(&mut self) {
-        const ENGINE: [&str; 17] = [
+        const ENGINE: [&str; 19] = [
+            "fits",
+            "receive",
             "preflight",
             "ingest",
             "settle",
@@ -323,6 +325,8 @@ proofs!(
     bookmark "bookmark",
     unbookmark "unbookmark",
     clone "clone",
+    export "export",
+    import "import",
     lease "lease",
     link "link",
     start "start",

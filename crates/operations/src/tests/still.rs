@@ -105,6 +105,9 @@ impl Engine for StillEngine {
     fn ready(&self, _: &Seat, _: &Source) -> Result<Readiness, EngineError> {
         Ok(Readiness::Ready)
     }
+    fn fits(&self, _: &Source) -> Result<(), EngineError> {
+        Ok(())
+    }
     fn admit(&self, _: &Seat, _: &Source, _: Option<&Credentials>) -> Result<(), EngineError> {
         Ok(())
     }

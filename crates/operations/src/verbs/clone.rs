@@ -240,16 +240,7 @@ impl Clone {
 
     fn stop(&mut self, run: &Run) -> Done<()> {
         let Some(record) = run.world.catalog.get::<CloneRecord>(self.id.as_str())? else { return Ok(()) };
-        for source in record.sources.values() {
-            units::kill(&run.world, &source.units)?;
-            for unit in source.units.values() {
-                run.world.runtime.forget(unit)?;
-            }
-            let sockets = run.world.home.run(source.seat.as_str());
-            pando_host::durable::remove_tree_if_there(&sockets)
-                .map_err(|error| Fault::Problem(crate::fault::io("removing a socket directory", error)))?;
-        }
-        Ok(())
+        provision::stop_sources(run, record.sources.values())
     }
 
     fn admit(&mut self, run: &Run) -> Done<()> {
@@ -302,7 +293,7 @@ pub fn manner(record: &CloneRecord, app: &AppRecord) -> Manner {
 }
 
 /// Gives each source with a server a port on loopback that no other clone has and nobody listens on.
-fn assign_ports(run: &Run, record: &mut CloneRecord) -> Done<()> {
+pub fn assign_ports(run: &Run, record: &mut CloneRecord) -> Done<()> {
     const PORTS: std::ops::Range<u16> = 17_000..32_000;
     let world = &run.world;
     let chosen = world.catalog.change(Durability::Ordered, |change| {

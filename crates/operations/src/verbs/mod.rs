@@ -3,6 +3,8 @@
 pub mod apply;
 pub mod bookmark;
 pub mod clone;
+pub mod export;
+pub mod import;
 pub mod lease;
 pub mod link;
 pub mod power;
@@ -50,6 +52,8 @@ verbs!(
     bookmark::Bookmark,
     bookmark::Unbookmark,
     clone::Clone,
+    export::Export,
+    import::Import,
     lease::Lease,
     link::Link,
     power::Start,

@@ -58,7 +58,13 @@ impl Verb for Prepare {
 impl Prepare {
     /// What is to be prepared: a plan, for a snapshot that may be new.
     pub fn new(world: &World, owner: &Owner, plan: Plan, snapshot: SnapshotId) -> Done<Self> {
-        let volumes = provision::volumes(&plan, &provision::fresh_volumes(world, plan.sources.len()));
+        let fresh = provision::fresh_volumes(world, plan.sources.len());
+        Self::on(world, owner, plan, snapshot, &fresh)
+    }
+
+    /// The same on volumes whose ids somebody else knows.
+    pub fn on(world: &World, owner: &Owner, plan: Plan, snapshot: SnapshotId, fresh: &[VolumeId]) -> Done<Self> {
+        let volumes = provision::volumes(&plan, fresh);
         let trees = volumes
             .values()
             .map(|volume| {
@@ -68,6 +74,11 @@ impl Prepare {
             .collect();
         let work = provision::sources(world, owner, &plan, &volumes, None)?;
         Ok(Self { owner: owner.id.clone(), name: owner.name.clone(), plan, snapshot, volumes, trees, work })
+    }
+
+    /// What is prepared.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The work volume seen as an owner of its own.
@@ -86,16 +97,19 @@ impl Prepare {
         Ok(Some(owner))
     }
 
-    fn there(&self, run: &Run) -> Done<Owner> {
+    /// The same, which must be there.
+    pub fn there(&self, run: &Run) -> Done<Owner> {
         self.work(run)?.ok_or_else(|| Fault::Problem(failed(format!("{} is gone", self.name))))
     }
 
-    fn volume(&mut self, run: &Run) -> Done<()> {
+    /// Makes the work volume.
+    pub fn volume(&mut self, run: &Run) -> Done<()> {
         run.world.need_room()?;
         provision::make(run, &self.volumes)
     }
 
-    fn no_volume(&mut self, run: &Run) -> Done<()> {
+    /// Destroys it, after what runs on it.
+    pub fn no_volume(&mut self, run: &Run) -> Done<()> {
         self.stop_now(run)?;
         for source in self.work.values() {
             for unit in source.units.values() {
@@ -108,27 +122,32 @@ impl Prepare {
         provision::destroy(run, self.volumes.values())
     }
 
-    fn stage(&mut self, run: &Run) -> Done<()> {
+    /// Writes it ready.
+    pub fn stage(&mut self, run: &Run) -> Done<()> {
         let manner = Manner { profile: Profile::Disposable, record: false, set: BTreeMap::new() };
         provision::stage(&self.there(run)?, &BTreeMap::new(), &self.plan, &manner)
     }
 
-    fn start(&mut self, run: &Run) -> Done<()> {
+    /// Starts its servers.
+    pub fn start(&mut self, run: &Run) -> Done<()> {
         provision::start(run, &self.there(run)?)
     }
 
-    fn stop_now(&mut self, run: &Run) -> Done<()> {
+    /// Stops them, whatever they do.
+    pub fn stop_now(&mut self, run: &Run) -> Done<()> {
         for unit in self.work.values().flat_map(|source| source.units.values()) {
             run.world.runtime.ensure_gone(unit)?;
         }
         Ok(())
     }
 
-    fn cut(&mut self, run: &Run) -> Done<()> {
+    /// Cuts them off production.
+    pub fn cut(&mut self, run: &Run) -> Done<()> {
         provision::admit(run, &self.there(run)?, None, false)
     }
 
-    fn stop(&mut self, run: &Run) -> Done<()> {
+    /// Stops them cleanly.
+    pub fn stop(&mut self, run: &Run) -> Done<()> {
         let owner = self.there(run)?;
         units::stop_all(&run.world, &owner)?;
         for held in owner.sources.values() {

@@ -167,6 +167,20 @@ pub fn sources(
     Ok(made)
 }
 
+/// Stops the units of sources at once, and takes away what is left of them.
+pub fn stop_sources<'a>(run: &Run, sources: impl IntoIterator<Item = &'a CloneSource>) -> Done<()> {
+    for source in sources {
+        units::kill(&run.world, &source.units)?;
+        for unit in source.units.values() {
+            run.world.runtime.forget(unit)?;
+        }
+        let sockets = run.world.home.run(source.seat.as_str());
+        pando_host::durable::remove_tree_if_there(&sockets)
+            .map_err(|error| Fault::Problem(crate::fault::io("removing a socket directory", error)))?;
+    }
+    Ok(())
+}
+
 /// The ports of sources, by name.
 pub fn ports(sources: &BTreeMap<Name, CloneSource>) -> BTreeMap<Name, Option<u16>> {
     sources.iter().map(|(name, source)| (name.clone(), source.port)).collect()

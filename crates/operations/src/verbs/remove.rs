@@ -3,8 +3,8 @@
 //! # Crash consistency
 //! Once the record says `removing` and the hooks before it have agreed, the rest is always done.
 
-use pando_catalog::{BookmarkRecord, CloneRecord, Durability, OperationRecord, Record, SnapshotRecord};
-use pando_model::{CloneState, HookPoint, Name, OperationState, OwnerId, PoolSnapshotId, UnitId, VolumeId};
+use pando_catalog::{AppRecord, BookmarkRecord, CloneRecord, Durability, OperationRecord, Record, SnapshotRecord};
+use pando_model::{AppState, CloneState, HookPoint, Name, OperationState, OwnerId, PoolSnapshotId, UnitId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use super::bookmark::Bookmark;
@@ -174,7 +174,8 @@ pub fn clear_files(run: &Run, owner: &OwnerId, seats: &[UnitId]) -> Done<()> {
     Ok(())
 }
 
-/// Drops an owner's record, names, snapshots and bookmarks, all or nothing.
+/// Drops an owner's record, names, snapshots and bookmarks, all or nothing. A detached app goes with the last of
+/// its clones.
 pub fn forget_timeline<R: Record>(run: &Run, owner: &OwnerId) -> Done<()> {
     let snapshots: Vec<SnapshotRecord> = run.world.catalog.of(owner.as_str())?;
     let bookmarks: Vec<BookmarkRecord> = run.world.catalog.of(owner.as_str())?;
@@ -186,6 +187,13 @@ pub fn forget_timeline<R: Record>(run: &Run, owner: &OwnerId) -> Done<()> {
         for bookmark in &bookmarks {
             change.delete::<BookmarkRecord>(&bookmark.id())?;
         }
-        change.delete::<R>(owner.as_str())
+        let app = change.get::<CloneRecord>(owner.as_str())?.map(|clone| clone.app);
+        change.delete::<R>(owner.as_str())?;
+        let Some(app) = app else { return Ok(()) };
+        let detached = change.get::<AppRecord>(app.as_str())?.is_some_and(|record| record.state == AppState::Detached);
+        if detached && !change.all::<CloneRecord>()?.iter().any(|clone| clone.app == app) {
+            change.delete::<AppRecord>(app.as_str())?;
+        }
+        Ok(())
     })?)
 }

@@ -1,0 +1,158 @@
+//! An app or clone goes to another home as an archive, and lives there.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use pando_testkit::Daemon;
+use serde_json::Value;
+
+use crate::stand::{Copy, PANDO, Stand, entries, said, sql_at};
+
+fn export(stand: &Stand, target: &str, to: &Path) -> Value {
+    let to = to.to_str().unwrap();
+    stand.json(&["export", target, "--output", to])
+}
+
+fn nothing_there(daemon: &Daemon) {
+    for dir in ["pool/volumes", "pool/snapshots", "clones"] {
+        assert_eq!(entries(&daemon.home().join(dir)), Vec::<String>::new(), "{dir}");
+    }
+    let doctor = daemon.pando_json(&["doctor"]);
+    assert!(!doctor.to_string().contains("strangers"), "{doctor}");
+}
+
+#[test]
+fn a_moment_goes_to_another_home_and_lives_there() {
+    let Some(stand) = Stand::new() else { return };
+    stand.production.psql("CREATE TABLE note (id int PRIMARY KEY, text text)");
+    stand.production.psql("INSERT INTO note SELECT i, md5(i::text) FROM generate_series(1, 20000) i");
+    stand.production.psql("CREATE ROLE web LOGIN PASSWORD 'prod-secret-web'");
+    std::fs::create_dir(stand.files().join("sub")).unwrap();
+    std::fs::write(stand.files().join("sub/attachment"), "of 20000").unwrap();
+    stand.link_both(&[]);
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("shop.tar");
+    let then = stand.json(&["snapshot", "shop"])["result"]["moment"].as_str().unwrap().to_owned();
+    stand.production.psql("DELETE FROM note WHERE id > 5");
+    let told = export(&stand, &format!("shop@{then}"), &file);
+    let archive = std::fs::read(&file).unwrap();
+    assert_eq!(told["state"], "done", "{told}");
+    assert!(!archive.windows(11).any(|window| window == b"prod-secret"), "a password went out");
+    let manifest = tar_manifest(&file);
+    assert_eq!(
+        (manifest["app"].as_str(), manifest["sources"]["db"]["engine"].as_str()),
+        (Some("shop"), Some("postgres"))
+    );
+    assert_eq!(manifest["masked"], false);
+    stand.nothing_strange();
+
+    let there = Daemon::start(Path::new(PANDO));
+    let view = there.pando_json(&["import", file.to_str().unwrap(), "home2"]);
+    let copy = Copy(view);
+    assert_eq!((copy.0["state"].as_str(), copy.0["app"].as_str()), (Some("running"), Some("shop")));
+    assert_eq!(copy.sql("SELECT count(*), count(DISTINCT text) FROM note"), "20000|20000");
+    assert_eq!(std::fs::read_to_string(copy.path("files").join("sub/attachment")).unwrap(), "of 20000");
+    assert!(
+        sql_at(&copy.url().replace(&format!("pando:{}", copy.password()), "web:prod-secret-web"), "SELECT 1").is_err()
+    );
+    // A clone like any other: snapshotted, cloned, stopped, started, rewound.
+    let kept = there.pando_json(&["snapshot", "home2"])["result"]["snapshot"].as_str().unwrap().to_owned();
+    copy.sql("DELETE FROM note");
+    let child = Copy(there.pando_json(&["clone", &format!("home2@{kept}"), "child"]));
+    assert_eq!(child.sql("SELECT count(*) FROM note"), "20000");
+    there.pando_json(&["stop", "home2"]);
+    there.pando_json(&["start", "home2"]);
+    assert_eq!(copy.sql("SELECT count(*) FROM note"), "0");
+    there.pando_json(&["rewind", &format!("home2@{kept}")]);
+    assert_eq!(copy.sql("SELECT count(*) FROM note"), "20000");
+    let refused = said(&there.pando(&["refresh", "home2"]), 4, &["refresh"]);
+    assert!(refused.contains("no production"), "{refused}");
+    said(&there.pando(&["import", file.to_str().unwrap(), "home2"]), 4, &["import"]);
+
+    // What it has become goes on, through a pipe.
+    copy.sql("INSERT INTO note VALUES (0, 'made here')");
+    let mut out = command(&there, &["export", "home2"]).stdout(Stdio::piped()).spawn().unwrap();
+    let back =
+        command(&stand.daemon, &["--json", "import", "-", "back"]).stdin(out.stdout.take().unwrap()).output().unwrap();
+    assert!(out.wait().unwrap().success());
+    assert!(back.status.success(), "{}", String::from_utf8_lossy(&back.stderr));
+    let back = Copy(serde_json::from_slice(&back.stdout).unwrap());
+    assert_eq!(
+        back.sql("SELECT count(*), min(text) FROM note WHERE id = 0 OR id > 5"),
+        "19996|".to_owned() + &back.sql("SELECT min(text) FROM note WHERE id = 0 OR id > 5")
+    );
+    assert_eq!(back.sql("SELECT text FROM note WHERE id = 0"), "made here");
+    stand.json(&["rm", "back"]);
+    there.pando_json(&["rm", "child"]);
+    there.pando_json(&["rm", "home2"]);
+    nothing_there(&there);
+    assert_eq!(there.pando_json(&["ls"]), serde_json::json!({"apps": [], "clones": []}));
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    stand.end(&[]);
+}
+
+#[test]
+fn what_is_not_whole_or_does_not_fit_is_refused_in_one_line() {
+    let Some(stand) = Stand::new() else { return };
+    stand.production.psql("CREATE TABLE note AS SELECT 1 AS id");
+    stand.link(&[]);
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("shop.tar");
+    export(&stand, "shop", &file);
+    let good = std::fs::read(&file).unwrap();
+    let there = Daemon::start(Path::new(PANDO));
+    let refused = |name: &str, archive: &[u8], word: &str| {
+        let path = dir.path().join("bad.tar");
+        File::create(&path).unwrap().write_all(archive).unwrap();
+        let text = said(&there.pando(&["import", path.to_str().unwrap(), "bad"]), 4, &[name]);
+        assert!(text.contains(word), "{name}: {text}");
+        nothing_there(&there);
+    };
+    refused("half", &good[..good.len() / 2], "ends too early");
+    let mut changed = good.clone();
+    let middle = changed.len() / 2 / 8192 * 8192 + 4000;
+    changed[middle] ^= 1;
+    refused("changed", &changed, "refused");
+    let text = |from: &str, to: &str| {
+        let at = good.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        let mut bent = good.clone();
+        bent[at..at + from.len()].copy_from_slice(to.as_bytes());
+        bent
+    };
+    let major = tar_manifest(&file)["sources"]["db"]["facts"]["major"].as_u64().unwrap();
+    refused("version", &text(&format!("\"major\": {major}"), "\"major\": 99"), "99");
+    refused(
+        "machine",
+        &text(
+            &format!("\"arch\": \"{}\"", std::env::consts::ARCH),
+            &format!("\"arch\": \"{}\"", "z".repeat(std::env::consts::ARCH.len())),
+        ),
+        "zzz",
+    );
+    refused("nothing", b"", "ends too early");
+    refused("text", &b"this is no archive".repeat(100), "refused");
+    stand.fails(4, &["export", "shop@2001-01-01"]);
+    stand.fails(3, &["export", "nobody"]);
+    // Whoever goes away in the middle leaves nothing.
+    let mut out = command(&stand.daemon, &["export", "shop"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(out.stdout.take());
+    assert!(!out.wait().unwrap().success());
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    stand.end(&[]);
+}
+
+fn command(daemon: &Daemon, args: &[&str]) -> Command {
+    let mut command = Command::new(PANDO);
+    command.args(args).env("PANDO_HOME", daemon.home()).env_remove("PANDO_HOST");
+    command
+}
+
+/// The manifest, as tar shows it.
+fn tar_manifest(file: &Path) -> Value {
+    let out = Command::new("tar").arg("-xOf").arg(file).arg("pando-manifest.json").output().unwrap();
+    serde_json::from_slice(&out.stdout).unwrap()
+}
