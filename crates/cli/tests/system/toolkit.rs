@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -15,12 +15,21 @@ use serde_json::Value;
 use crate::stand::{PANDO, Stand, said};
 
 /// Puts a toolkit where the daemon of a home looks for it.
-fn install(daemon: &Daemon, name: &str) {
-    let dir = daemon.home().join("toolkits");
-    fs::create_dir_all(&dir).unwrap();
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::copy(example_toolkit(), dir.join(name)).unwrap();
+fn install(daemon: &Daemon, name: &str, from: &Path) {
+    put(&daemon.home().join("toolkits"), name, from);
+}
+
+/// Puts an executable into a directory that others may pass.
+fn put(dir: &Path, name: &str, from: &Path) {
+    fs::create_dir_all(dir).unwrap();
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy(from, dir.join(name)).unwrap();
     fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// One without a server.
+fn notes() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/system/toolkits/notes")
 }
 
 /// A key of a clone, asked at its address as its user would.
@@ -65,7 +74,7 @@ fn an_etcd_is_linked_cloned_refreshed_rewound_and_removed() {
     // Not there yet; there, but open to others; there, and a wrong password.
     let missing = fails(&daemon, 4, &["link", "keys", &url]);
     assert!(missing.contains("there is no toolkit etcd"), "{missing}");
-    install(&daemon, "etcd");
+    install(&daemon, "etcd", &example_toolkit());
     let path = daemon.home().join("toolkits/etcd");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
     let open = fails(&daemon, 4, &["link", "keys", &url]);
@@ -154,7 +163,7 @@ fn an_etcd_is_linked_cloned_refreshed_rewound_and_removed() {
 fn an_etcd_beside_a_database_shows_the_first_state_at_or_after_the_moment() {
     let Some(stand) = Stand::new() else { return };
     let Some(production) = Etcd::start() else { return };
-    install(&stand.daemon, "etcd");
+    install(&stand.daemon, "etcd", &example_toolkit());
     stand.production.psql("CREATE TABLE mark (n int)");
     production.put("n", "0");
     let keys = format!("keys={}", production.url("etcd"));
@@ -191,10 +200,9 @@ fn the_test_kit_says_of_each_promise_whether_it_holds() {
         child.wait_with_output().unwrap()
     };
     let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), "etcd", &example_toolkit());
+    put(dir.path(), "notes", &notes());
     let path = dir.path().join("etcd");
-    fs::copy(example_toolkit(), &path).unwrap();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     let path = path.to_str().unwrap();
     let whole = run(&[path, "-", "--json"], &production.url("any-name"));
     let said: Value = serde_json::from_slice(&whole.stdout).unwrap();
@@ -207,4 +215,50 @@ fn the_test_kit_says_of_each_promise_whether_it_holds() {
     assert!(text.contains("FAIL  preflight: this production can be linked"), "{text}");
     assert!(text.contains("FAIL  everything else") && !text.contains("prod-secret"), "{text}");
     assert_eq!(run(&[path, "postgres://u:prod-secret@h/d"], "").status.code(), Some(2));
+    // One without a server.
+    let production = dir.path().join("file");
+    fs::write(&production, "notes").unwrap();
+    let url = format!("toolkit+notes://{}", production.display());
+    let notes = run(&[dir.path().join("notes").to_str().unwrap(), &url], "");
+    let text = String::from_utf8_lossy(&notes.stdout).into_owned();
+    assert!(notes.status.success() && text.contains("sanitise: with the clone's own user"), "{text}");
+}
+
+#[test]
+fn a_toolkit_without_a_server_is_a_tree_that_is_cloned() {
+    if !(tools::require_root() && tools::require("mkfs.btrfs") && tools::require("python3")) {
+        return;
+    }
+    let mut daemon = Daemon::start(Path::new(PANDO));
+    install(&daemon, "notes", &notes());
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let production = dir.path().join("file");
+    let url = format!("toolkit+notes://{}", production.display());
+    let missing = said(&daemon.pando(&["link", "pad", &url]), 1, &["link"]);
+    assert!(missing.contains("cannot be read"), "{missing}");
+    fs::write(&production, "one").unwrap();
+    daemon.pando_json(&["link", "pad", &url, "--snapshot-every", "1h"]);
+    let copy = daemon.pando_json(&["clone", "pad", "dev"]);
+    let source = &copy["sources"]["notes"];
+    assert!(source["url"].is_null() && source["port"].is_null(), "{copy}");
+    let file = Path::new(source["path"].as_str().unwrap()).join("data/notes");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "one");
+    fs::write(&file, "mine").unwrap();
+    fs::write(&production, "two").unwrap();
+    daemon.pando_json(&["refresh", "dev@now"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "two");
+    daemon.pando_json(&["undo", "dev"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+    daemon.pando_json(&["stop", "dev"]);
+    daemon.restart();
+    daemon.pando_json(&["start", "dev"]);
+    // Nobody takes it for a clone whose server has died.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(daemon.pando_json(&["show", "dev"])["state"], "running");
+    daemon.pando_json(&["rm", "dev"]);
+    daemon.pando_json(&["unlink", "pad"]);
+    let alarms = daemon.alarms(&[]);
+    assert!(alarms.is_empty(), "{alarms:#?}");
+    assert!(!daemon.log().contains("server-restarted"), "{}", daemon.log());
 }
