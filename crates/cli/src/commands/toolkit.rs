@@ -1,6 +1,6 @@
 //! `toolkit test`: what the author of a toolkit runs. Needs no daemon.
 
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::io::BufRead;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use pando_host::Account;
 use pando_host::clock::random;
 use pando_model::{EngineKind, ErrorKind, SourceUrl};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::errors::{Done, Error};
 use crate::output;
@@ -45,6 +46,9 @@ struct TestArgs {
     /// Seconds that each operation gets, instead of the usual time
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     limit: Option<u64>,
+    /// Stop at the first promise that does not hold
+    #[arg(long)]
+    first: bool,
 }
 
 /// Does what is to be done with a toolkit.
@@ -52,16 +56,17 @@ pub fn toolkit(args: &ToolkitArgs, json: bool) -> Done {
     let ToolkitCommand::Test(args) = &args.command;
     let url = args.url.as_deref().map(|text| url(text, std::io::stdin().lock())).transpose()?;
     let path = std::path::absolute(&args.path)?;
-    let scratch = Scratch::make()?;
-    let options =
-        Options { path: &path, url: url.as_ref(), account: account()?, scratch: &scratch.0, seconds: args.limit };
-    let mut broken = Ok(());
-    let checks = kit::run(&options, &mut |check| {
-        if !json && broken.is_ok() {
-            broken = output::line(&shown(check));
-        }
-    });
-    broken?;
+    let (account, scratch) = (account()?, Scratch::make()?);
+    let (seconds, first) = (args.limit, args.first);
+    let (of, at, dir) = (url.clone(), path.clone(), scratch.0.clone());
+    let work = move || {
+        let options = Options { path: &at, url: of.as_ref(), account, scratch: &dir, seconds, first };
+        kit::run(&options, &mut |check| {
+            // Who does not read on gets no more; the exit code tells all the same.
+            drop((!json).then(|| output::line(&shown(check))));
+        })
+    };
+    let checks = unless_interrupted(work)?;
     let failed = checks.iter().filter(|check| check.problem.is_some()).count();
     if json {
         output::json(&json!({ "toolkit": path, "passed": failed == 0, "checks": checks }))?;
@@ -71,6 +76,24 @@ pub fn toolkit(args: &ToolkitArgs, json: bool) -> Done {
         output::line(&format!("{} of {all} promises hold{more}", all - failed))?;
     }
     if failed == 0 { Ok(()) } else { Err(Error::Quiet(1)) }
+}
+
+/// What the kit found; nothing when somebody pressed Ctrl-C: what it started is ended as the directory goes.
+fn unless_interrupted(work: impl FnOnce() -> Vec<Check> + Send + 'static) -> Done<Vec<Check>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let (mut term, mut hang_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+        tokio::select! {
+            found = tokio::task::spawn_blocking(work) => {
+                found.map_err(|_| Error::new(ErrorKind::Failed, "the test kit broke down"))
+            }
+            _ = tokio::signal::ctrl_c() => Err(Error::Quiet(130)),
+            _ = term.recv() => Err(Error::Quiet(143)),
+            _ = hang_up.recv() => Err(Error::Quiet(129)),
+        }
+    });
+    runtime.shutdown_background();
+    outcome
 }
 
 fn shown(check: &Check) -> String {
@@ -124,7 +147,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
+        if let Err(error) = kit::abandon(&self.0) {
             output::note(&format!("{} is left behind: {error}", self.0.display()));
         }
     }

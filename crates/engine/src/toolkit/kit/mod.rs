@@ -14,8 +14,10 @@ mod served;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pando_host::process::{self, Process};
 use pando_host::{Account, Clock, SystemClock};
 use pando_model::{EngineKind, SourceUrl};
+use rustix::process::Signal;
 use serde::Serialize;
 
 use self::program::Program;
@@ -41,6 +43,8 @@ pub struct Options<'a> {
     pub scratch: &'a Path,
     /// Seconds for each operation, where it is not the usual time.
     pub seconds: Option<u64>,
+    /// Whether to stop at the first promise that does not hold.
+    pub first: bool,
 }
 
 /// One promise, and whether it holds.
@@ -92,10 +96,24 @@ pub fn run(options: &Options<'_>, tell: &mut dyn FnMut(&Check)) -> Vec<Check> {
     let mut engine = ToolkitEngine::new(vec![dir], account);
     engine.seconds = options.seconds;
     let mut kit = Kit { engine, toolkit, source, identity: None, options, tell, checks: Vec::new() };
-    if kit.all().is_err() {
+    let ended = kit.all();
+    let failed = kit.checks.iter().any(|check| check.problem.is_some());
+    if ended.is_err() || (options.first && failed) {
         kit.record("everything else", 0, Some("not looked at: what failed has to hold first".to_owned()));
     }
     kit.checks
+}
+
+/// Ends a test from outside: takes its directory away, without which it starts nothing more, and kills what runs.
+///
+/// # Errors
+/// When the directory cannot be removed.
+pub fn abandon(scratch: &Path) -> std::io::Result<()> {
+    let removed = pando_host::durable::remove_tree_if_there(scratch).map(drop);
+    for held in seen::pids_in(scratch).into_iter().filter_map(|pid| Process::open(process::stat(pid)?.id)) {
+        held.signal(Signal::KILL)?;
+    }
+    removed
 }
 
 impl Kit<'_> {
@@ -122,6 +140,10 @@ impl Kit<'_> {
 
     /// Looks at a promise; goes on whatever comes of it.
     fn check<T>(&mut self, promise: &str, look: impl FnOnce(&mut Self) -> Look<T>) -> Option<T> {
+        let failed = || self.checks.iter().any(|check| check.problem.is_some());
+        if self.options.first && failed() {
+            return None;
+        }
         let begun = SystemClock.instant();
         let outcome = look(self);
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -65,15 +65,21 @@ pub(super) fn shows(pids: &[u32], text: &str) -> bool {
     pids.iter().any(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(holds))
 }
 
-/// The processes that work in a directory or hold a file of it open.
-pub(super) fn left_in(dir: &Path) -> Vec<String> {
+/// The processes that work in a directory or hold a file of it open, also after it was removed.
+pub(super) fn pids_in(dir: &Path) -> Vec<u32> {
     let inside = |pid: u32| {
         let cwd = fs::read_link(format!("/proc/{pid}/cwd"));
         cwd.is_ok_and(|cwd| cwd.starts_with(dir)) || process::open_files(pid).iter().any(|file| file.starts_with(dir))
     };
     let all = process::list().unwrap_or_default().into_iter().map(|stat| stat.id.pid);
     let ours = std::process::id();
-    all.filter(|pid| *pid != ours && inside(*pid))
+    all.filter(|pid| *pid != ours && inside(*pid)).collect()
+}
+
+/// The same, by their names.
+pub(super) fn left_in(dir: &Path) -> Vec<String> {
+    pids_in(dir)
+        .into_iter()
         .map(|pid| {
             let program = process::program(pid).unwrap_or_default();
             format!("{} ({pid})", program.file_name().unwrap_or_default().to_string_lossy())
