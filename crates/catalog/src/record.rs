@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use pando_model::{
-    AppId, AppState, CloneId, CloneState, EngineKind, Name, OperationId, OperationState, OwnerId, Policy,
-    PoolSnapshotId, Problem, Profile, Progress, SettingChange, SnapshotId, StepState, Timing, UnitId, VolumeId,
+    AppId, AppState, CloneId, CloneState, ContainerWish, EngineKind, Name, OperationId, OperationState, OwnerId,
+    Policy, PoolSnapshotId, Problem, Profile, Progress, SettingChange, SnapshotId, StepState, Timing, UnitId, VolumeId,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -145,6 +145,9 @@ pub struct CloneRecord {
     pub password: Sealed,
     /// Its own settings.
     pub set: SettingChange,
+    /// What its containers are given; none: its servers are processes.
+    #[serde(default)]
+    pub container: Option<ContainerWish>,
     /// By name.
     pub sources: BTreeMap<Name, CloneSource>,
     /// How long its making took.

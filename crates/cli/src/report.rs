@@ -4,8 +4,8 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use pando_model::{
-    AppView, CloneView, DiskView, DoctorView, EventView, ListView, LogView, Name, OperationView, ShowView, SourceUrl,
-    SourceView, StepState, TimelineView,
+    AppView, CloneView, ContainerView, DiskView, DoctorView, EventView, ListView, LogView, Name, OperationView,
+    RuntimeKind, ShowView, SourceUrl, SourceView, StepState, TimelineView,
 };
 
 use crate::human;
@@ -71,6 +71,7 @@ impl Reader {
             ("problem", clone.problem.clone().unwrap_or_default()),
             ("moment", format!("{} (asked for {})", self.time(clone.moment), clone.asked)),
             ("profile", clone.profile.to_string() + if clone.record { ", records a log" } else { "" }),
+            ("runs in", if clone.runtime == RuntimeKind::Docker { "containers".to_owned() } else { String::new() }),
             ("made", human::ago(clone.created_at, self.now)),
             ("kept", human::lease(clone.lease_until, self.now)),
             ("own bytes", human::bytes_or_dash(clone.unique_bytes, clone.unique_is_estimate)),
@@ -108,6 +109,7 @@ impl Reader {
         for (name, source) in sources {
             let skew = source.skew_seconds.map(skew).unwrap_or_default();
             text += &format!("  {name}  {}  {}{skew}\n", source.engine, address(source));
+            text.extend(source.container.iter().filter(|_| notes).map(confines));
             text.extend(source.notes.iter().filter(|_| notes).map(|note| format!("    note: {note}\n")));
         }
         text
@@ -226,6 +228,29 @@ fn address(source: &SourceView) -> String {
         (Err(_), Some(host), Some(port)) => format!("{host}:{port}"),
         _ => source.path.clone(),
     }
+}
+
+/// What a container may do, one line each.
+fn confines(container: &ContainerView) -> String {
+    let id = container.id.get(..12).unwrap_or(&container.id);
+    let or_none = |texts: &[String]| if texts.is_empty() { "none".to_owned() } else { texts.join(" ") };
+    let yes = |is: bool| if is { "yes" } else { "no" };
+    let limit = |known: Option<String>| known.unwrap_or_else(|| "no limit".to_owned());
+    let mut text = format!("    container {id} of {}\n", container.image);
+    let mut line = |what: &str, value: &str| text += &format!("      {what}: {value}\n");
+    line("account", &container.user);
+    line("privileged", yes(container.privileged));
+    line("capabilities", &or_none(&container.capabilities));
+    line("may gain rights", yes(container.gains_rights));
+    line("may write its root", yes(container.writes_root));
+    line("network", &container.network);
+    line("memory", &limit(container.memory_bytes.map(human::bytes)));
+    line("processors", &limit(container.cpu_millis.map(|millis| (millis as f64 / 1000.0).to_string())));
+    line("processes", &limit(container.pids.map(|pids| pids.to_string())));
+    for (path, writes) in &container.mounts {
+        line(if *writes { "may write" } else { "may read" }, path);
+    }
+    text
 }
 
 fn skew(seconds: f64) -> String {

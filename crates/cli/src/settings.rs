@@ -29,6 +29,22 @@ pub fn size(text: &str) -> Result<u64, String> {
     if bytes >= 1.0 && bytes < 2_f64.powi(62) { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
+/// Reads `1.5` processors as thousandths, for clap.
+pub fn processors(text: &str) -> Result<u64, String> {
+    let millis = text.parse::<f64>().ok().filter(|number| number.is_finite()).map(|number| number * 1000.0);
+    // Less than a hundredth of a processor is refused by the engines.
+    let millis = millis.filter(|millis| (10.0..1_000_000.0).contains(millis));
+    millis.map(|millis| millis as u64).ok_or_else(|| format!("{text:?} is not a number of processors such as 2 or 0.5"))
+}
+
+/// Reads `source=reference`, for clap.
+pub fn image(text: &str) -> Result<(Name, String), String> {
+    match text.split_once('=').map(|(source, image)| (source.parse::<Name>(), image.trim())) {
+        Some((Ok(source), image)) if !image.is_empty() => Ok((source, image.to_owned())),
+        _ => Err("an image is given as SOURCE=REFERENCE, such as db=registry/postgres:15.4".to_owned()),
+    }
+}
+
 /// Reads `name=value`, for clap.
 pub fn setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -65,6 +81,19 @@ mod tests {
         assert_eq!(sizes, [512, 1024, 20 << 30, 20 << 30, 20 << 30, 3 << 19]);
         for bad in ["", "G", "0", "-1G", "1X", "1e9", "99999999T", "1..2G"] {
             assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn processors_and_images_are_read_or_refused() {
+        assert_eq!(["2", "0.5", "1.25"].map(|text| processors(text).unwrap_or(0)), [2000, 500, 1250]);
+        for bad in ["", "0", "-1", "x", "inf", "NaN"] {
+            assert!(processors(bad).is_err(), "{bad}");
+        }
+        let read = |text: &str| image(text).map(|(source, image)| (String::from(source), image));
+        assert_eq!(read("db=host:5000/pg:15"), Ok(("db".into(), "host:5000/pg:15".into())));
+        for bad in ["pg:15", "=pg", "db=", "D B=pg"] {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pando_api::InitRequest;
 use pando_model::{DoctorView, Problem};
-use pando_operations::Pando;
+use pando_operations::{Around, Pando};
 
 use crate::home::HomeLock;
 use crate::routes::init_request;
@@ -17,14 +17,16 @@ pub struct Local {
 }
 
 impl Local {
-    /// Takes the home's lock and opens it. `points` arms fail points, for tests.
+    /// Takes the home's lock and opens it. `points` arms fail points, for tests;
+    /// `engine`: where containers run, as `DOCKER_HOST` says it.
     ///
     /// # Errors
     /// Refused when a daemon holds the home.
-    pub fn open(home: &Path, points: Option<&str>) -> Result<Self, Problem> {
+    pub fn open(home: &Path, points: Option<&str>, engine: Option<&str>) -> Result<Self, Problem> {
         let fail = fail_points(points)?;
+        let around = Around { engine: engine.map(str::to_owned), ..Around::default() };
         let lock = HomeLock::take(home)?;
-        Ok(Self { pando: Pando::open(home, fail, &[])?, _lock: lock })
+        Ok(Self { pando: Pando::open(home, fail, &around)?, _lock: lock })
     }
 
     /// Makes or adopts the pool.

@@ -9,7 +9,7 @@ use pando_api::socket_path;
 use pando_host::FailPoints;
 use pando_host::secret::Secret;
 use pando_model::{ErrorKind, Problem};
-use pando_operations::Pando;
+use pando_operations::{Around, Pando};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -36,6 +36,8 @@ pub struct Options {
     pub log: Option<String>,
     /// Directories with PostgreSQL's programs, looked at before the usual ones.
     pub postgres: Vec<PathBuf>,
+    /// The Docker or Podman engine that containers run in, as `DOCKER_HOST` says it; sought when absent.
+    pub engine: Option<String>,
     /// Fail points to arm, for tests.
     pub fail_points: Option<String>,
 }
@@ -49,6 +51,7 @@ impl Options {
             socket_mode: 0o600,
             log: None,
             postgres: Vec::new(),
+            engine: None,
             fail_points: None,
         }
     }
@@ -118,9 +121,9 @@ async fn open_and_run(
     signals: &mut Signals,
 ) -> Result<(), Problem> {
     let home = options.home.clone();
-    let postgres = options.postgres.clone();
+    let around = Around { postgres: options.postgres.clone(), engine: options.engine.clone() };
     let (pando, token) = off_thread(move || {
-        let pando = Pando::open(&home, fail, &postgres)?;
+        let pando = Pando::open(&home, fail, &around)?;
         let token = Secret::new(pando.token()?);
         Ok((pando, token))
     })

@@ -225,6 +225,15 @@ pub enum Readiness {
     Starting(String),
 }
 
+/// What an image holds, as far as a server's data asks for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageContent {
+    /// The C library: `glibc 2.36`, `musl`; none when it could not be found out.
+    pub libc: Option<String>,
+    /// Paths of libraries and of extensions' control files.
+    pub files: Vec<String>,
+}
+
 /// Why a call did not do its work.
 #[derive(Debug, Error)]
 pub enum EngineError {
@@ -347,4 +356,18 @@ pub trait Engine: Send + Sync {
     }
     /// The complete address of a served source.
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String>;
+
+    /// The official image of a server of exactly the version that wrote a tree; `None`: this kind has no server,
+    /// or is not known in containers.
+    fn image(&self, _seat: &Seat, _source: &Source) -> Result<Option<String>, EngineError> {
+        Ok(None)
+    }
+    /// What of a tree an image does not suit: a fatal finding keeps its server from starting in it.
+    fn suits(&self, _: &Seat, _: &Source, _image: &ImageContent) -> Result<Vec<Finding>, EngineError> {
+        Ok(Vec::new())
+    }
+    /// After `ready`, in an image that sorts texts in another order: makes the indexes again.
+    fn reindex(&self, _seat: &Seat, _source: &Source) -> Result<(), EngineError> {
+        Ok(())
+    }
 }

@@ -25,13 +25,13 @@ pub use name::{Name, NameError};
 pub use nearest::nearest;
 pub use policy::{Policy, Tier};
 pub use request::{
-    BookmarkRequest, CloneRequest, ExportRequest, ImportRequest, LeaseRequest, LinkRequest, LinkSource, MomentRequest,
-    RefreshRequest, Request, SettingChange,
+    BookmarkRequest, CloneRequest, ContainerWish, ExportRequest, ImportRequest, LeaseRequest, LinkRequest, LinkSource,
+    MomentRequest, RefreshRequest, Request, SettingChange,
 };
 pub use source::{EngineKind, SourceUrl, SourceUrlError};
-pub use state::{AppState, CloneState, OperationState, Profile, StepState};
+pub use state::{AppState, CloneState, OperationState, Profile, RuntimeKind, StepState};
 pub use view::{
-    AppRow, AppView, ApplyPlan, Change, CloneRow, CloneView, DiskView, DoctorItem, DoctorView, EventView, ListView,
-    LogView, OperationView, OwnerUsage, Progress, RangeView, ShowView, SnapshotRow, SourceView, StepView, TimelineView,
-    Timing,
+    AppRow, AppView, ApplyPlan, Change, CloneRow, CloneView, ContainerView, DiskView, DoctorItem, DoctorView,
+    EventView, ListView, LogView, OperationView, OwnerUsage, Progress, RangeView, ShowView, SnapshotRow, SourceView,
+    StepView, TimelineView, Timing,
 };

@@ -8,7 +8,7 @@ use crate::hook::{Edit, Hook};
 use crate::moment::Moment;
 use crate::name::Name;
 use crate::policy::Policy;
-use crate::state::Profile;
+use crate::state::{Profile, RuntimeKind};
 
 /// One source of an app, as given to `link`.
 #[derive(Clone, Serialize, Deserialize)]
@@ -82,6 +82,52 @@ pub struct CloneRequest {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
     pub set: SettingChange,
+    /// Where its servers run; as its parent's when absent, `process` for a clone of an app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeKind>,
+    /// What its containers are given, with runtime `docker`.
+    #[serde(default, skip_serializing_if = "ContainerWish::is_empty")]
+    pub container: ContainerWish,
+}
+
+/// What a clone's containers are to be given. What is absent is as its parent's, or as usual.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ContainerWish {
+    /// By source: an image in the place of the official one of production's exact version.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+    pub images: BTreeMap<Name, String>,
+    /// Bytes of memory each server may use; half of the machine's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Thousandths of a processor each server may use; all there are when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u64>,
+    /// Make indexes again where the image sorts texts in another order than production; refused when absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reindex: bool,
+}
+
+impl ContainerWish {
+    /// Whether nothing is wished for.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// These wishes, and those of another where there are none.
+    #[must_use]
+    pub fn or(mut self, other: Self) -> Self {
+        for (source, image) in other.images {
+            self.images.entry(source).or_insert(image);
+        }
+        Self {
+            images: self.images,
+            memory_bytes: self.memory_bytes.or(other.memory_bytes),
+            cpu_millis: self.cpu_millis.or(other.cpu_millis),
+            reindex: self.reindex || other.reindex,
+        }
+    }
 }
 
 /// `refresh`, `rewind`: replace a clone's data.

@@ -87,6 +87,16 @@ states!(
 );
 
 states!(
+    /// Where the servers of a clone run.
+    RuntimeKind {
+        /// As processes of this machine.
+        Process => "process",
+        /// In containers of a Docker or Podman engine.
+        Docker => "docker",
+    }
+);
+
+states!(
     /// Where an operation stands.
     OperationState {
         /// Steps are being applied.

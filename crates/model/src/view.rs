@@ -11,7 +11,7 @@ use crate::id::{AppId, CloneId, OperationId, SnapshotId};
 use crate::name::Name;
 use crate::policy::Policy;
 use crate::source::EngineKind;
-use crate::state::{AppState, CloneState, OperationState, Profile, StepState};
+use crate::state::{AppState, CloneState, OperationState, Profile, RuntimeKind, StepState};
 
 macro_rules! view {
     ($(#[$doc:meta])* pub struct $name:ident { $($body:tt)* }) => {
@@ -20,6 +20,11 @@ macro_rules! view {
         #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
         pub struct $name { $($body)* }
     };
+}
+
+/// Where servers run that nobody says anything else of.
+fn process() -> RuntimeKind {
+    RuntimeKind::Process
 }
 
 view!(
@@ -57,6 +62,39 @@ view!(
         /// What a user should know of this source (unlogged tables, left-out settings …).
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub notes: Vec<String>,
+        /// The container that its server runs in, and what it may do, as the engine enforces it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub container: Option<ContainerView>,
+    }
+);
+
+view!(
+    /// A container, and what it may do.
+    pub struct ContainerView {
+        /// The engine's id of it.
+        pub id: String,
+        /// The image it was made from.
+        pub image: String,
+        /// `UID:GID` inside and outside.
+        pub user: String,
+        /// Whether it may do everything that root may.
+        pub privileged: bool,
+        /// The capabilities that it has.
+        pub capabilities: Vec<String>,
+        /// Whether a program in it can gain rights (setuid).
+        pub gains_rights: bool,
+        /// Whether it may write to its own root.
+        pub writes_root: bool,
+        /// `host`: it shares the machine's network.
+        pub network: String,
+        /// Directories of the machine that it sees; each with whether it may write there.
+        pub mounts: BTreeMap<String, bool>,
+        /// Bytes of memory it may use.
+        pub memory_bytes: Option<u64>,
+        /// Thousandths of a processor it may use.
+        pub cpu_millis: Option<u64>,
+        /// Processes and threads it may have.
+        pub pids: Option<u64>,
     }
 );
 
@@ -90,6 +128,9 @@ view!(
         pub snapshot: Option<SnapshotId>,
         /// What its data is worth.
         pub profile: Profile,
+        /// Where its servers run.
+        #[serde(default = "process")]
+        pub runtime: RuntimeKind,
         /// Whether it keeps a log.
         pub record: bool,
         /// How it is doing.
@@ -206,6 +247,9 @@ view!(
         pub app: Name,
         /// How it is doing.
         pub state: CloneState,
+        /// Where its servers run.
+        #[serde(default = "process")]
+        pub runtime: RuntimeKind,
         /// The moment it shows.
         #[cfg_attr(feature = "openapi", schema(value_type = String))]
         pub moment: Timestamp,

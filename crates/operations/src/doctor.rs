@@ -4,6 +4,7 @@ use pando_catalog::OperationRecord;
 use pando_model::{DoctorItem, DoctorView, OperationState, Problem};
 use pando_pool::PoolConfig;
 
+use crate::containers;
 use crate::facade::Pando;
 use crate::fault::IntoProblem;
 use crate::strangers::strangers;
@@ -33,6 +34,7 @@ impl Pando {
         for engine in world.engines.values() {
             items.extend(engine.doctor());
         }
+        items.push(containers::doctor(world).map_err(crate::fault::Fault::into_problem)?);
         for stranger in strangers(world) {
             items.push(item("strangers", "warning", stranger, None));
         }

@@ -20,6 +20,7 @@ use pando_model::{
 };
 use pando_pool::{DriverKind, PoolConfig};
 use pando_runtime::process::ProcessRuntime;
+use pando_runtime::{DockerRuntime, PlacedRuntime, docker};
 
 use crate::doctor::item;
 use crate::fault::{Done, IntoProblem, failed, io, not_found, refused};
@@ -42,6 +43,15 @@ pub struct InitRequest {
     pub size: Option<u64>,
 }
 
+/// What Pando is told of the machine it runs on, where that is not as usual.
+#[derive(Debug, Clone, Default)]
+pub struct Around {
+    /// Directories with PostgreSQL's programs that are looked at before the usual ones.
+    pub postgres: Vec<PathBuf>,
+    /// The Docker or Podman engine, in the form of `DOCKER_HOST`; without it, it is sought where it usually is.
+    pub engine: Option<String>,
+}
+
 /// One Pando on one home. Cheap to clone.
 #[derive(Clone)]
 pub struct Pando {
@@ -55,23 +65,25 @@ fn outward<T>(done: Done<T>) -> Result<T, Problem> {
 }
 
 impl Pando {
-    /// Opens a home (made when missing), recovers unfinished operations, adopts running units. `postgres`:
-    /// directories with PostgreSQL's programs that are looked at before the usual ones.
+    /// Opens a home (made when missing), recovers unfinished operations, adopts running units.
     ///
     /// # Errors
     /// When the home, its catalog or its key cannot be used.
-    pub fn open(home: &Path, fail: FailPoints, postgres: &[PathBuf]) -> Result<Self, Problem> {
+    pub fn open(home: &Path, fail: FailPoints, around: &Around) -> Result<Self, Problem> {
         let home = Home::open(home)?;
         let catalog = Catalog::open(&home.catalog_file()).map_err(IntoProblem::into_problem)?;
         let key = SecretKey::open_or_create(&home.key_file()).map_err(IntoProblem::into_problem)?;
         let account = home.account()?;
-        let runtime = ProcessRuntime::open(home.root()).map_err(IntoProblem::into_problem)?;
-        let postgres = PostgresEngine::new(Installations::find(postgres), account.clone());
+        let process = ProcessRuntime::open(home.root()).map_err(IntoProblem::into_problem)?;
+        let docker = Arc::new(DockerRuntime::new(home.root(), &docker::socket(around.engine.as_deref())));
+        let runtime = PlacedRuntime::new(Arc::new(process), Arc::clone(&docker));
+        let postgres = PostgresEngine::new(Installations::find(&around.postgres), account.clone());
         let redis = RedisEngine::new(redis::Installations::find(&[]));
         let toolkits = ToolkitEngine::new(home.toolkits(), account.clone());
         let world = World::new(Parts {
             engines: vec![Arc::new(postgres), Arc::new(redis), Arc::new(FilesEngine::new()), Arc::new(toolkits)],
             runtime: Arc::new(runtime),
+            docker: Some(docker),
             clock: Arc::new(SystemClock),
             pool: None,
             home,

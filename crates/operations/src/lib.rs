@@ -11,10 +11,12 @@
 //! | `strangers.rs` | what there is and nobody knows of |
 //! | `transfer.rs` | the streams of `export` and `import` |
 //! | `units.rs` | servers of mirrors and clones |
+//! | `containers.rs` | clones whose servers run in containers |
 //! | `follow.rs` | the heartbeat: mirrors, schedules, leases |
 //! | `views.rs` | what is shown |
 //! | `verbs/` | one file per verb |
 
+mod containers;
 mod doctor;
 mod facade;
 mod fault;
@@ -34,5 +36,5 @@ mod world;
 #[cfg(test)]
 mod tests;
 
-pub use facade::{InitRequest, Pando};
+pub use facade::{Around, InitRequest, Pando};
 pub use home::run_dir;

@@ -8,6 +8,9 @@ use pando_catalog::{AppRecord, CloneRecord, CloneSource, SnapshotRecord};
 use pando_engine::{Engine, Seat, Source};
 use pando_model::{EngineKind, Name, OwnerId, PoolSnapshotId, UnitId, VolumeId};
 
+use pando_runtime::Container;
+
+use crate::containers;
 use crate::fault::{Done, Fault, failed, not_found};
 use crate::world::World;
 
@@ -25,6 +28,8 @@ pub struct Held {
     pub volume: VolumeId,
     /// By role.
     pub units: BTreeMap<String, UnitId>,
+    /// What its containers are given; none: it runs as processes.
+    pub container: Option<Container>,
 }
 
 /// An app or a clone.
@@ -83,6 +88,7 @@ impl Owner {
                 seat,
                 volume: app.volume.clone(),
                 units: stored.units.clone(),
+                container: None,
             };
             sources.insert(name.clone(), held);
         }
@@ -112,6 +118,7 @@ impl Owner {
                 seat: seat(world, &id, name, &stored.volume, &stored.seat)?,
                 volume: stored.volume.clone(),
                 units: stored.units.clone(),
+                container: containers::base(world, &clone, name),
             };
             sources.insert(name.clone(), held);
         }

@@ -7,6 +7,7 @@ use pando_host::secret::Secret;
 use pando_model::{EngineKind, Name, UnitId};
 use pando_runtime::{Outcome, StopSignal, UnitSpec, UnitState};
 
+use crate::containers;
 use crate::fault::{Done, Fault, failed};
 use crate::journal::Run;
 use crate::owner::{Held, Owner};
@@ -38,6 +39,7 @@ pub fn spec(held: &Held, plan: UnitPlan) -> Done<UnitSpec> {
         .ok_or_else(|| Fault::Problem(failed(format!("there is no unit for the role {}", plan.role))))?;
     Ok(UnitSpec {
         id,
+        container: containers::container(held, plan.role)?,
         program: plan.program,
         args: plan.args,
         env: plan.env,

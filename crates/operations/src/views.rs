@@ -6,10 +6,11 @@ use jiff::{SignedDuration, Timestamp};
 use pando_catalog::{AppRecord, BookmarkRecord, CloneRecord, OperationRecord};
 use pando_model::{
     AppRow, AppState, AppView, CloneRow, CloneView, DiskView, ListView, Name, OperationView, OwnerId, OwnerUsage,
-    ShowView, SnapshotRow, SourceView, StepView, TimelineView,
+    RuntimeKind, ShowView, SnapshotRow, SourceView, StepView, TimelineView,
 };
 use pando_pool::Usage;
 
+use crate::containers;
 use crate::fault::Done;
 use crate::hooks::Stitches;
 use crate::moments::ranges;
@@ -40,6 +41,11 @@ fn unique(record: &CloneRecord, usage: &Usage) -> Option<u64> {
     volumes.into_iter().map(|volume| usage.volumes.get(volume).copied()).sum()
 }
 
+/// Where a clone's servers run.
+fn runtime(record: &CloneRecord) -> RuntimeKind {
+    if record.container.is_some() { RuntimeKind::Docker } else { RuntimeKind::Process }
+}
+
 /// A clone, whole.
 pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneView> {
     let owner = Owner::of_clone(world, record.clone())?;
@@ -64,6 +70,7 @@ pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneVi
                 skew_seconds: stored.skew_seconds,
                 version: owner.app.sources.get(name).and_then(|source| source.version.clone()),
                 notes: stored.notes.clone(),
+                container: if counted { containers::view(world, &stored.units) } else { None },
             },
         );
     }
@@ -76,6 +83,7 @@ pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneVi
         asked: record.asked.clone(),
         snapshot: record.snapshot.clone(),
         profile: record.profile,
+        runtime: runtime(record),
         record: record.record,
         state: record.state,
         problem: record.problem.clone(),
@@ -125,6 +133,7 @@ pub fn app(world: &World, owner: &Owner) -> Done<AppView> {
                 skew_seconds: None,
                 version: stored.version.clone(),
                 notes: stored.notes.clone(),
+                container: None,
             },
         );
     }
@@ -182,6 +191,7 @@ pub fn list(world: &World) -> Done<ListView> {
                 .find(|app| app.id == clone.app)
                 .map_or_else(|| clone.name.clone(), |app| app.name.clone()),
             state: clone.state,
+            runtime: runtime(clone),
             moment: clone.moment,
             lease_until: clone.lease_until,
             unique_bytes: unique(clone, &usage),

@@ -14,7 +14,7 @@ use pando_host::secret::SecretKey;
 use pando_host::{Account, Clock, FailPoints};
 use pando_model::{EngineKind, ErrorKind, Name, OperationId, OwnerId, Problem};
 use pando_pool::PoolDriver;
-use pando_runtime::Runtime;
+use pando_runtime::{DockerRuntime, Runtime};
 
 use crate::fault::{Done, failed, refused};
 use crate::home::Home;
@@ -48,6 +48,10 @@ pub struct World {
     pub engines: BTreeMap<EngineKind, Arc<dyn Engine>>,
     /// Where units run.
     pub runtime: Arc<dyn Runtime>,
+    /// The engine that containers run in, where there is one.
+    pub docker: Option<Arc<DockerRuntime>>,
+    /// Bytes of memory of this machine.
+    pub memory: Option<u64>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// This instance's fail points.
@@ -88,6 +92,8 @@ pub struct Parts {
     pub engines: Vec<Arc<dyn Engine>>,
     /// Where units run.
     pub runtime: Arc<dyn Runtime>,
+    /// The engine that containers run in, where there is one.
+    pub docker: Option<Arc<DockerRuntime>>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// This instance's fail points.
@@ -108,6 +114,8 @@ impl World {
             catalog: parts.catalog,
             engines: parts.engines.into_iter().map(|engine| (engine.kind(), engine)).collect(),
             runtime: parts.runtime,
+            docker: parts.docker,
+            memory: crate::containers::memory(),
             clock: parts.clock,
             fail: parts.fail,
             account: parts.account,

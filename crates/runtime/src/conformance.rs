@@ -28,6 +28,7 @@ pub fn spec(program: &str, args: &[&str]) -> UnitSpec {
         account: None,
         stop_signal: StopSignal::Term,
         stop_grace_ms: 10_000,
+        container: None,
     }
 }
 

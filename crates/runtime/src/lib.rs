@@ -6,9 +6,14 @@
 //! means, even when every file of the runtime is lost.
 
 pub mod conformance;
+pub mod docker;
+mod log;
+pub mod placed;
 pub mod process;
 pub mod sim;
 
+pub use docker::DockerRuntime;
+pub use placed::PlacedRuntime;
 pub use process::ProcessRuntime;
 pub use sim::SimRuntime;
 
@@ -75,6 +80,37 @@ pub struct UnitSpec {
     pub stop_signal: StopSignal,
     /// Milliseconds after which the whole process group is killed.
     pub stop_grace_ms: u64,
+    /// Run it in a container; `None`: as a process of this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+}
+
+/// What a unit's container is given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// The image, as the engine knows it.
+    pub image: String,
+    /// The directories that it sees, at the same paths, and may write to.
+    pub mounts: Vec<PathBuf>,
+    /// What it is, for people who look at containers: names and ids.
+    pub labels: BTreeMap<String, String>,
+    /// Bytes of memory it may use; none: as much as there is.
+    pub memory_bytes: Option<u64>,
+    /// Thousandths of a processor it may use; none: all there are.
+    pub cpu_millis: Option<u64>,
+}
+
+impl Container {
+    /// A container that sees nothing and has no limits.
+    pub fn of_image(image: &str) -> Self {
+        Self {
+            image: image.to_owned(),
+            mounts: Vec::new(),
+            labels: BTreeMap::new(),
+            memory_bytes: None,
+            cpu_millis: None,
+        }
+    }
 }
 
 /// How a unit is doing.

@@ -231,7 +231,8 @@ impl Daemon {
 fn run_dirs(home: &Path) -> Vec<PathBuf> {
     let records = fs::read_dir(home.join("units")).into_iter().flatten().flatten();
     let found = records.filter_map(|record| {
-        let text = fs::read_to_string(record.path().join("unit.json")).ok()?;
+        let text = ["unit.json", "container.json"].map(|name| fs::read_to_string(record.path().join(name)));
+        let text = text.into_iter().find_map(Result::ok)?;
         let from = ["/run/pando-", "/dev/shm/pando-"].iter().find_map(|start| text.find(start))?;
         let dir = text[from..].split('"').next()?;
         Path::new(dir)

@@ -3,7 +3,7 @@
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pando_api::ClientError;
-use pando_model::{CloneRequest, LeaseRequest, Name, OperationView, Profile};
+use pando_model::{CloneRequest, ContainerWish, LeaseRequest, Name, OperationView, Profile, RuntimeKind};
 
 use super::then_show;
 use crate::args::Detach;
@@ -33,8 +33,28 @@ pub struct CloneArgs {
     /// A server setting of this clone
     #[arg(long, value_name = "NAME=VALUE", value_parser = settings::setting)]
     set: Vec<(String, String)>,
+    /// Where its servers run: process, or docker for containers of a Docker or Podman engine [default: process]
+    #[arg(long, value_parser = runtimes(), hide_default_value = true)]
+    runtime: Option<RuntimeKind>,
+    /// The image of a source's container [default: the official image of production's exact version]
+    #[arg(long, value_name = "SOURCE=REFERENCE", value_parser = settings::image)]
+    image: Vec<(Name, String)>,
+    /// Memory each container may use, such as 2G [default: half of the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = settings::size)]
+    memory: Option<u64>,
+    /// Processors each container may use, such as 1.5 [default: all]
+    #[arg(long, value_name = "NUMBER", value_parser = settings::processors)]
+    cpus: Option<u64>,
+    /// Make indexes on texts again where the image sorts them in another order than production; else it is refused
+    #[arg(long)]
+    reindex: bool,
     #[command(flatten)]
     detach: Detach,
+}
+
+fn runtimes() -> impl TypedValueParser<Value = RuntimeKind> {
+    let words = [RuntimeKind::Process.as_str(), RuntimeKind::Docker.as_str()];
+    PossibleValuesParser::new(words).map(|word| RuntimeKind::from_word(&word).unwrap_or(RuntimeKind::Process))
 }
 
 pub(super) fn profiles() -> impl TypedValueParser<Value = Profile> {
@@ -88,6 +108,13 @@ pub async fn clone(context: &Context, args: CloneArgs) -> Done {
         record: args.record,
         lease_seconds: args.keep,
         set: args.set.into_iter().collect(),
+        runtime: args.runtime,
+        container: ContainerWish {
+            images: args.image.into_iter().collect(),
+            memory_bytes: args.memory,
+            cpu_millis: args.cpus,
+            reindex: args.reindex,
+        },
     };
     let begun = context.client.clone_app(&body).await;
     then_show(context, begun, args.detach, |reader, clone| reader.ready(clone)).await?;

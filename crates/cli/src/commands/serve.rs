@@ -26,6 +26,9 @@ pub struct ServeArgs {
     /// repeated
     #[arg(long, value_name = "DIR", env = "PANDO_POSTGRES", hide_env_values = true, value_delimiter = ':')]
     postgres: Vec<PathBuf>,
+    /// The socket of the Docker or Podman engine for clones in containers [default: the first that is there]
+    #[arg(long, value_name = "unix:///PATH", env = "DOCKER_HOST", hide_env_values = true)]
+    engine: Option<String>,
 }
 
 /// Arguments of `init`.
@@ -54,6 +57,7 @@ pub fn serve(context: &Context, args: &ServeArgs) -> Done {
         socket_mode: args.socket_mode,
         log: variable("PANDO_LOG"),
         postgres: args.postgres.clone(),
+        engine: args.engine.clone(),
         fail_points: variable("PANDO_FAILPOINTS"),
         ..Options::of_home(&context.home)
     };
@@ -93,7 +97,8 @@ fn nobody_serves(context: &Context, error: &ClientError) -> bool {
 }
 
 fn here(context: &Context, work: impl FnOnce(&Local) -> Result<DoctorView, pando_model::Problem>) -> Done<DoctorView> {
-    let local = Local::open(&context.home, variable("PANDO_FAILPOINTS").as_deref())?;
+    let local =
+        Local::open(&context.home, variable("PANDO_FAILPOINTS").as_deref(), variable("DOCKER_HOST").as_deref())?;
     let done = work(&local);
     local.close();
     output::note("no daemon runs on this home: pando serve starts it");

@@ -56,6 +56,8 @@ impl Story<'_> {
             record,
             lease_seconds: None,
             set: Default::default(),
+            runtime: None,
+            container: Default::default(),
         };
         self.stage.hands.carry_out(async |client| client.clone_app(&body).await)?;
         let made = self.stage.hands.clone_of(&body.clone)?;

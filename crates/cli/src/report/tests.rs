@@ -55,6 +55,34 @@ fn a_clone_shown_whole_has_its_facts() {
 }
 
 #[test]
+fn a_container_shows_what_it_may_do() {
+    let mut whole = clone();
+    whole.runtime = RuntimeKind::Docker;
+    let db = whole.sources.get_mut(&"db".parse().expect("a name")).expect("a source");
+    db.container = Some(view(json!({
+        "id": "0123456789abcdef", "image": "postgres:15.4", "user": "999:999", "privileged": false,
+        "capabilities": [], "gains_rights": false, "writes_root": false, "network": "host",
+        "mounts": {"/p/db": true}, "memory_bytes": 2_147_483_648_u64, "cpu_millis": 1500, "pids": null
+    })));
+    let shown = reader().show(&ShowView::Clone(Box::new(whole)));
+    let expected = "\
+    container 0123456789ab of postgres:15.4
+      account: 999:999
+      privileged: no
+      capabilities: none
+      may gain rights: no
+      may write its root: no
+      network: host
+      memory: 2.0 GiB
+      processors: 1.5
+      processes: no limit
+      may write: /p/db
+";
+    assert!(shown.contains(expected), "{shown}");
+    assert!(shown.contains("runs in") && shown.contains("containers"), "{shown}");
+}
+
+#[test]
 fn a_list_has_apps_then_clones() {
     let list = view(json!({
         "apps": [{"name": "shop", "state": "following", "lag_seconds": 0.4, "sources": {"db": "postgres"}}],

@@ -18,6 +18,7 @@
 mod any_second;
 mod at_once;
 mod bad_input;
+mod containers;
 mod crashes;
 mod examples;
 mod hooks;

@@ -49,8 +49,13 @@ impl Stand {
 
     /// One with another production.
     pub fn of(options: ProductionOptions) -> Option<Self> {
+        Self::of_with(options, &[])
+    }
+
+    /// The same, with more environment for the daemon.
+    pub fn of_with(options: ProductionOptions, env: &[(&str, &str)]) -> Option<Self> {
         let production = production(options)?;
-        Some(Self::over(Daemon::start(Path::new(PANDO)), production))
+        Some(Self::over(Daemon::start_with(Path::new(PANDO), env), production))
     }
 
     /// One of parts that a test made itself.

@@ -36,7 +36,15 @@ pub struct Facts {
     may_replicate: bool,
     sees_settings: bool,
     locales: Vec<String>,
-    libc: Option<String>,
+    /// The version of production's C library, `2.36`; none where it is not glibc.
+    pub libc: Option<String>,
+}
+
+impl Facts {
+    /// Whether a database sorts texts by the C library's rules, and not by their bytes.
+    pub fn sorts(&self) -> bool {
+        self.locales.iter().any(|name| !["C", "POSIX"].contains(&name.as_str()))
+    }
 }
 
 impl Facts {
@@ -255,8 +263,7 @@ fn host_libc() -> Option<String> {
 
 /// Another C library may sort texts in another order: an index made by the one is wrong under the other (T-14).
 fn collation(facts: &Facts, here: Option<&str>) -> Option<Finding> {
-    let sorts = facts.locales.iter().any(|name| !["C", "POSIX"].contains(&name.as_str()));
-    if !sorts || (facts.libc.is_some() && facts.libc.as_deref() == here) {
+    if !facts.sorts() || (facts.libc.is_some() && facts.libc.as_deref() == here) {
         return None;
     }
     let words = |version: Option<&str>| version.map_or("another C library".to_owned(), |it| format!("glibc {it}"));

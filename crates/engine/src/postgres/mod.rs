@@ -9,12 +9,14 @@
 //! | `wal/` | the log: records, index from time to position, segments for a replay |
 //! | `tree.rs`, `settings.rs`, `control.rs` | a tree's files |
 //! | `session.rs`, `admit.rs` | inside Pando's own servers |
+//! | `image.rs` | servers in containers |
 
 mod admit;
 #[cfg(test)]
 mod any_text;
 mod control;
 mod facts;
+mod image;
 mod install;
 mod mirror;
 mod production;
@@ -38,8 +40,8 @@ pub use self::install::{Installation, Installations};
 use self::session::{Sessions, socket_there};
 use self::wal::WalLog;
 use crate::{
-    Credentials, Engine, EngineError, Link, Mark, Point, Preflight, Pulse, Readiness, Seat, Source, Stage, Stretch,
-    UnitPlan, Want,
+    Credentials, Engine, EngineError, Finding, ImageContent, Link, Mark, Point, Preflight, Pulse, Readiness, Seat,
+    Source, Stage, Stretch, UnitPlan, Want,
 };
 
 /// In a tree: it was cut off production and stopped cleanly, nobody's password works.
@@ -509,6 +511,19 @@ impl Engine for PostgresEngine {
             session::connect(&seat.run, port_of(&seat.data)?, &facts.superuser, database(source)).map_err(failed)?;
         client.batch_execute("SET statement_timeout = '10min'").map_err(failed)?;
         client.batch_execute(statements).map_err(failed)
+    }
+
+    fn image(&self, seat: &Seat, source: &Source) -> Result<Option<String>, EngineError> {
+        self.facts_of(seat, source).map(|facts| Some(image::official(&facts)))
+    }
+
+    fn suits(&self, seat: &Seat, source: &Source, content: &ImageContent) -> Result<Vec<Finding>, EngineError> {
+        let (facts, installation) = self.installation(seat, source)?;
+        Ok(image::suits(&facts, &settings::preload(&facts, installation).0, content))
+    }
+
+    fn reindex(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
+        image::reindex(&seat.run, port_of(&seat.data)?, &self.facts_of(seat, source)?.superuser)
     }
 
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {

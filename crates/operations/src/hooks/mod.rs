@@ -208,6 +208,8 @@ fn spec(world: &World, unit: &UnitId, hook: &Hook, facts: &Facts) -> Done<UnitSp
         account: account::of(world, hook)?,
         stop_signal: StopSignal::Kill,
         stop_grace_ms: 0,
+        // The user's own program, on this machine.
+        container: None,
     })
 }
 

@@ -167,6 +167,7 @@ fn world(dir: &Path, kit: (&Arc<ManualClock>, &SimEngine, &StillEngine, &Arc<Sim
         key: SecretKey::open_or_create(&home.key_file()).unwrap(),
         engines: vec![Arc::new(engine.clone()), Arc::new(still.clone())],
         runtime: runtime.clone(),
+        docker: None,
         clock: clock.clone(),
         fail: FailPoints::default(),
         account: None,
@@ -423,5 +424,7 @@ pub fn request(from: &str, moment: Option<&str>, clone: &str) -> CloneRequest {
         record: false,
         lease_seconds: None,
         set: Default::default(),
+        runtime: None,
+        container: Default::default(),
     }
 }

@@ -11,13 +11,14 @@ use jiff::{SignedDuration, Timestamp};
 use pando_catalog::{AppRecord, CloneRecord, Durability, Record};
 use pando_host::secret::Secret;
 use pando_model::{
-    AppState, CloneId, CloneRequest, CloneState, Moment, Name, OwnerId, PoolSnapshotId, Profile, Timing, UnitId,
-    VolumeId,
+    AppState, CloneId, CloneRequest, CloneState, ContainerWish, Moment, Name, OwnerId, PoolSnapshotId, Profile, Timing,
+    UnitId, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 
 use super::provision::{self, Manner};
 use super::{remove, snapshot};
+use crate::containers;
 use crate::fault::{Done, Fault, failed, refused, usage};
 use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
@@ -30,6 +31,8 @@ use crate::world::{Pin, World};
 #[derive(Serialize, Deserialize)]
 pub struct Clone {
     request: CloneRequest,
+    #[serde(default)]
+    container: Option<ContainerWish>,
     /// The clone.
     pub id: CloneId,
     asked_at: Timestamp,
@@ -86,10 +89,12 @@ impl Clone {
                 .hint("`pando ops` shows how far it is")
                 .into());
         }
+        let container = containers::wished(world, &parent, &request)?;
         world.need_room()?;
         let (millis, random) = world.id();
         Ok(Self {
             request,
+            container,
             id: CloneId::from_parts(millis, random),
             asked_at: world.now(),
             plan: None,
@@ -142,6 +147,7 @@ impl Clone {
             created_at: self.asked_at,
             password,
             set,
+            container: self.container.clone(),
             sources: BTreeMap::new(),
             timing: Timing { storage_ms: 0, ready_ms: 0 },
             former: None,
@@ -218,6 +224,12 @@ impl Clone {
         let ports = provision::ports(&record.sources);
         let manner = manner(&record, &self.parent(run)?.app);
         let owner = self.owner(run)?;
+        let notes = containers::check(run, &owner)?;
+        if !notes.is_empty() {
+            let mut record = self.stored(run)?;
+            containers::note(&mut record.sources, &notes);
+            run.world.catalog.note(&record)?;
+        }
         provision::stage(&owner, &ports, self.plan()?, &manner)?;
         run.pass("clone.stage.staged")?;
         provision::link_paths(&run.world, &self.request.clone, &owner)

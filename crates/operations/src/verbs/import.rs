@@ -134,6 +134,7 @@ impl Import {
             created_at: self.asked_at,
             password: world.seal(Secret::generate().reveal().as_bytes())?,
             set: BTreeMap::new(),
+            container: None,
             sources: BTreeMap::new(),
             timing: Timing { storage_ms: 0, ready_ms: 0 },
             former: None,

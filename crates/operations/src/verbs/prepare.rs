@@ -93,6 +93,7 @@ impl Prepare {
             held.seat = place;
             held.volume = work.volume.clone();
             held.units = work.units.clone();
+            held.container = None;
         }
         Ok(Some(owner))
     }

@@ -105,8 +105,13 @@ pub fn start(run: &Run, owner: &Owner) -> Done<()> {
 /// Waits for all servers, cuts them off production, lets the clone's own user in, and starts what records.
 pub fn admit(run: &Run, owner: &Owner, password: Option<&str>, record: bool) -> Done<()> {
     let who = password.map(units::credentials);
+    let reindex = owner.clone.as_ref().and_then(|clone| clone.container.as_ref()).is_some_and(|it| it.reindex);
     for held in owner.sources.values() {
         units::wait_ready(run, held)?;
+        if reindex && held.container.is_some() {
+            run.progress("making indexes again", 0, None);
+            held.engine.reindex(&held.seat, &held.source)?;
+        }
         held.engine.admit(&held.seat, &held.source, who.as_ref())?;
         if record {
             units::start_receiver(&run.world, held)?;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clone::manner;
 use super::{provision, snapshot};
+use crate::containers;
 use crate::fault::{Done, Fault, failed, refused};
 use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
@@ -228,6 +229,7 @@ impl Refresh {
         let owner = self.fresh(run)?;
         if let Some(plan) = &self.plan {
             let manner = manner(owner.clone_record()?, &owner.app);
+            containers::note(&mut self.sources, &containers::check(run, &owner)?);
             provision::stage(&owner, &provision::ports(&self.sources), plan, &manner)?;
         }
         Ok(())

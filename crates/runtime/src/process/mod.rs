@@ -13,7 +13,6 @@
 //! is lost in between, the census finds the process again. One runtime per home is presumed.
 
 mod census;
-mod log;
 mod record;
 mod session;
 mod standing;
@@ -35,7 +34,7 @@ use rustix::process::Signal;
 use self::census::{Census, Crowd, Marks};
 use self::record::{Phase, Record, Records};
 use self::standing::{Own, Standing};
-use crate::{Ensured, Outcome, Removed, Runtime, RuntimeError, StopSignal, UnitSpec, UnitState};
+use crate::{Ensured, Outcome, Removed, Runtime, RuntimeError, StopSignal, UnitSpec, UnitState, log};
 
 /// How a unit without a readable record is stopped.
 const UNKNOWN: (StopSignal, Duration) = (StopSignal::Term, Duration::from_secs(10));

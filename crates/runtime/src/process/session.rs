@@ -52,6 +52,9 @@ fn readable(text: &str) -> io::Result<File> {
 
 fn check(spec: &UnitSpec) -> io::Result<()> {
     let wrong = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    if spec.container.is_some() {
+        return wrong("it is to run in a container".into());
+    }
     if !spec.program.is_absolute() {
         return wrong("the program's path is not absolute".into());
     }

@@ -13,8 +13,8 @@ use pando_model::UnitId;
 
 use super::record::{Phase, Record};
 use super::standing::{Own, Standing};
-use super::{ProcessRuntime, TICK, io_error, lock, log, session, stop};
-use crate::{Ensured, RuntimeError, StopSignal, UnitSpec};
+use super::{ProcessRuntime, TICK, io_error, lock, session, stop};
+use crate::{Ensured, RuntimeError, StopSignal, UnitSpec, log};
 
 impl ProcessRuntime {
     /// Starts a unit that does not run; answers its first process if it does. The caller holds its lock.

@@ -1,0 +1,119 @@
+//! Clones whose servers run in containers: on a real engine of the test's own, with an image that has the official
+//! one's interface.
+
+use std::time::Duration;
+
+use pando_testkit::{Docker, Image, wait_until};
+use serde_json::Value;
+
+use crate::stand::{Copy, Stand, bounded, sql_at};
+
+/// A stand whose daemon knows the engine.
+fn stand(docker: &Docker) -> Option<Stand> {
+    docker.image(Image::Postgres);
+    Stand::of_with(bounded(), &[("DOCKER_HOST", &docker.host())])
+}
+
+/// The container of a clone, as `show` names it.
+fn container(stand: &Stand, clone: &str) -> Value {
+    stand.show(clone).0["sources"]["db"]["container"].clone()
+}
+
+/// All containers of an engine.
+fn all(docker: &Docker) -> String {
+    docker.run(&["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Status}}"])
+}
+
+fn answers(copy: &Copy, sql: &str, expected: &str) {
+    let told = || sql_at(copy.url(), sql).is_ok_and(|told| told == expected);
+    assert!(wait_until(Duration::from_secs(20), told), "{sql}: {:?}", sql_at(copy.url(), sql));
+}
+
+#[test]
+fn a_clone_lives_in_a_container_through_all_its_verbs_and_both_daemons_deaths() {
+    let Some(mut docker) = Docker::start_with(&["--live-restore"]) else { return };
+    let Some(mut stand) = stand(&docker) else { return };
+    stand.production.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS n");
+    stand.link(&[]);
+    let line = ["--runtime", "docker", "--record", "--memory", "512M", "--cpus", "1.5"];
+    let copy = stand.copy_with("shop", "dev", &line);
+    assert_eq!(copy.sql("SELECT count(*) FROM t"), "1000");
+    assert_eq!(copy.0["runtime"], "docker");
+    copy.sql("CREATE TABLE mine AS SELECT 1 AS n");
+
+    // What it may do: as told, as the engine has it, and as the kernel does.
+    let shown = container(&stand, "dev");
+    let id = shown["id"].as_str().unwrap().to_owned();
+    let (data, account) = (stand.daemon.home().join("pool"), shown["user"].as_str().unwrap().to_owned());
+    for (key, value) in [("privileged", false), ("gains_rights", false), ("writes_root", false)] {
+        assert_eq!(shown[key], value, "{key} in {shown}");
+    }
+    assert_eq!((&shown["memory_bytes"], &shown["cpu_millis"]), (&(512 << 20).into(), &1500.into()));
+    assert_eq!(shown["capabilities"], serde_json::json!([]));
+    let mounts: Vec<&String> = shown["mounts"].as_object().unwrap().keys().collect();
+    assert!(mounts.len() == 2 && mounts.iter().any(|path| path.starts_with(data.to_str().unwrap())), "{mounts:?}");
+    assert!(mounts.contains(&&copy.0["sources"]["db"]["socket_dir"].as_str().unwrap().to_owned()), "{mounts:?}");
+    let pid = docker.run(&["inspect", "-f", "{{.State.Pid}}", &id]);
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    for line in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(line), "{line} in {status}");
+    }
+    let (uid, _) = account.split_once(':').unwrap();
+    assert!(status.contains(&format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}")), "{account} in {status}");
+    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(copy.path("db")).unwrap());
+    assert_eq!(owner.to_string(), uid, "nothing was chowned");
+    let labels = docker.run(&["inspect", "-f", "{{json .Config.Labels}}", &id]);
+    let labels: Value = serde_json::from_str(&labels).unwrap();
+    assert_eq!(labels["pando.clone"], copy.0["id"]);
+    assert_eq!((&labels["pando.clone.name"], &labels["pando.source"]), (&"dev".into(), &"db".into()));
+
+    // Either daemon dies, and finds it again; so do both at once.
+    stand.daemon.kill9();
+    assert_eq!(copy.sql("SELECT n FROM mine"), "1");
+    docker.kill9();
+    assert_eq!(copy.sql("SELECT n FROM mine"), "1", "live-restore");
+    stand.daemon.resume();
+    assert_eq!(stand.show("dev").0["state"], "running");
+    docker.resume();
+    assert_eq!(container(&stand, "dev")["id"], id.as_str(), "the very same container");
+
+    // A server that dies is started again.
+    docker.run(&["kill", &id]);
+    answers(&copy, "SELECT n FROM mine", "1");
+
+    // Data is swapped under it, and back; with the address and the password it had.
+    stand.production.psql("INSERT INTO t SELECT generate_series(1, 10)");
+    let moment = jiff::Timestamp::now();
+    std::thread::sleep(Duration::from_millis(20));
+    copy.sql("DROP TABLE mine");
+    assert_eq!(stand.json(&["rewind", &format!("dev@{moment}")])["state"], "running");
+    assert_eq!(copy.sql("SELECT n FROM mine"), "1");
+    assert_eq!(stand.json(&["refresh", "dev@now"])["state"], "running");
+    assert_eq!(copy.sql("SELECT count(*), to_regclass('mine') IS NULL FROM t"), "1010|t");
+    assert_eq!(stand.json(&["undo", "dev"])["state"], "running");
+    assert_eq!(copy.sql("SELECT n FROM mine"), "1");
+    stand.json(&["stop", "dev"]);
+    assert!(sql_at(copy.url(), "SELECT 1").is_err());
+    assert_eq!(all(&docker), "", "a stopped clone has no container");
+    let logs = stand.json(&["logs", "dev"]);
+    assert!(logs["logs"]["db/server"].as_str().unwrap().contains("database system is shut down"), "{logs}");
+    stand.json(&["start", "dev"]);
+    assert_eq!(copy.sql("SELECT n FROM mine"), "1");
+
+    // A clone of it runs as it does; another may say otherwise.
+    let child = stand.copy("dev", "child");
+    assert_eq!(child.0["runtime"], "docker");
+    let plain = stand.copy_with("dev", "plain", &["--runtime", "process"]);
+    assert_eq!((&plain.0["runtime"], plain.sql("SELECT count(*) FROM t")), (&"process".into(), "1000".to_owned()));
+    let list = stand.json(&["ls"]);
+    let runtimes: Vec<&Value> = list["clones"].as_array().unwrap().iter().map(|clone| &clone["runtime"]).collect();
+    assert_eq!(runtimes, ["docker", "docker", "process"]);
+
+    stand.json(&["rm", "child", "plain"]);
+    stand.json(&["rm", "dev"]);
+    assert_eq!(all(&docker), "");
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    // While the engine was away the heartbeat said so.
+    stand.end(&["the heartbeat of a clone"]);
+}

@@ -1,0 +1,145 @@
+//! PostgreSQL in a container: which image is of production's own version, whether an image suits production's data,
+//! and what mends indexes where it sorts texts in another order (T-14, T-15).
+
+use std::path::Path;
+
+use postgres::Client;
+
+use super::facts::{Facts, identifier};
+use super::session::connect;
+use crate::{EngineError, Finding, ImageContent};
+
+/// The official image of exactly that version: `postgres:15.4`.
+pub fn official(facts: &Facts) -> String {
+    // "15.4 (Debian 15.4-1.pgdg120+1)", "17beta2"
+    format!("postgres:{}", facts.version.split_whitespace().next().unwrap_or_default())
+}
+
+/// What of production's data an image does not suit. `preload`: the libraries that a clone's server loads.
+pub fn suits(facts: &Facts, preload: &[String], image: &ImageContent) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = order(facts, image.libc.as_deref()).into_iter().collect();
+    let lacks = |suffix: &str| !image.files.iter().any(|file| file.ends_with(suffix));
+    let libraries: Vec<&str> =
+        preload.iter().map(String::as_str).filter(|name| lacks(&format!("/{name}.so"))).collect();
+    if !libraries.is_empty() {
+        findings.push(Finding {
+            what: format!("it lacks libraries that production's server loads at its start: {}", libraries.join(", ")),
+            fix: Some("name an image that has them: --image SOURCE=REFERENCE".to_owned()),
+            fatal: true,
+        });
+    }
+    let extensions: Vec<&str> = facts
+        .extensions
+        .iter()
+        .map(String::as_str)
+        .filter(|name| lacks(&format!("/extension/{name}.control")))
+        .collect();
+    if !extensions.is_empty() {
+        findings.push(Finding {
+            what: format!("it lacks extensions of production, what they define fails: {}", extensions.join(", ")),
+            fix: Some("name an image that has them: --image SOURCE=REFERENCE".to_owned()),
+            fatal: false,
+        });
+    }
+    findings
+}
+
+/// Another C library may sort texts in another order: an index made by the one is wrong under the other.
+fn order(facts: &Facts, image: Option<&str>) -> Option<Finding> {
+    let production = facts.libc.as_ref().map(|version| format!("glibc {version}"));
+    if !facts.sorts() || (production.is_some() && production.as_deref() == image) {
+        return None;
+    }
+    let words = |libc: Option<&str>| libc.unwrap_or("an unknown C library").to_owned();
+    Some(Finding {
+        what: format!(
+            "production sorts texts by {}, the image by {}: indexes on texts would miss rows",
+            words(production.as_deref()),
+            words(image)
+        ),
+        fix: Some("--reindex makes them again in the clone; or name an image of production's release".to_owned()),
+        fatal: true,
+    })
+}
+
+/// Makes every index that sorts texts again, in all databases, and notes the order they are in now.
+pub fn reindex(run: &Path, port: u16, user: &str) -> Result<(), EngineError> {
+    let failed = |source: postgres::Error| EngineError::Server {
+        action: "making indexes again in another order of texts".to_owned(),
+        source: Box::new(source),
+    };
+    let mut first = connect(run, port, user, "postgres").map_err(failed)?;
+    let databases =
+        first.query("SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn", &[]).map_err(failed)?;
+    for row in databases {
+        let name: String = row.get(0);
+        let mut client = connect(run, port, user, &name).map_err(failed)?;
+        reindex_database(&mut client, &name).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn reindex_database(client: &mut Client, name: &str) -> Result<(), postgres::Error> {
+    let quoted = identifier(name);
+    client.batch_execute(&format!("REINDEX DATABASE {quoted}"))?;
+    let knows: i32 = client.query_one("SELECT current_setting('server_version_num')::int", &[])?.get(0);
+    if knows >= 150_000 {
+        client.batch_execute(&format!("ALTER DATABASE {quoted} REFRESH COLLATION VERSION"))?;
+    }
+    let stale = "SELECT pg_catalog.format('ALTER COLLATION %I.%I REFRESH VERSION', n.nspname, c.collname)
+        FROM pg_catalog.pg_collation c JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace
+        WHERE c.collversion IS DISTINCT FROM pg_catalog.pg_collation_actual_version(c.oid)
+          AND c.collversion IS NOT NULL AND c.collencoding IN (-1, pg_catalog.pg_char_to_encoding(pg_catalog.getdatabaseencoding()))";
+    for row in client.query(stale, &[])? {
+        client.batch_execute(row.get(0))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(json: serde_json::Value) -> Facts {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn image(libc: &str, files: &[&str]) -> ImageContent {
+        ImageContent {
+            libc: (!libc.is_empty()).then(|| libc.to_owned()),
+            files: files.iter().map(|&file| file.to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn the_official_image_has_the_exact_version() {
+        let of = |version: &str| official(&facts(serde_json::json!({ "version": version })));
+        assert_eq!(of("15.4 (Debian 15.4-1.pgdg120+1)"), "postgres:15.4");
+        assert_eq!(of("17beta2"), "postgres:17beta2");
+    }
+
+    #[test]
+    fn t14_an_image_that_sorts_differently_is_found() {
+        let of = |libc: Option<&str>, locale: &str| {
+            facts(serde_json::json!({ "libc": libc, "locales": ["C", locale], "extensions": [] }))
+        };
+        let english = of(Some("2.31"), "en_US.utf8");
+        assert!(suits(&english, &[], &image("glibc 2.31", &[])).is_empty());
+        let other = suits(&english, &[], &image("glibc 2.36", &[]));
+        assert!(other[0].fatal && other[0].what.contains("glibc 2.31") && other[0].what.contains("glibc 2.36"));
+        assert!(suits(&english, &[], &image("musl", &[]))[0].fatal);
+        assert!(suits(&english, &[], &image("", &[]))[0].fatal, "unknown is not the same");
+        assert!(suits(&of(None, "en_US.utf8"), &[], &image("glibc 2.36", &[]))[0].fatal);
+        assert!(suits(&of(Some("2.31"), "C"), &[], &image("musl", &[])).is_empty(), "bytes are bytes");
+    }
+
+    #[test]
+    fn t15_what_an_image_lacks_is_named() {
+        let known = facts(serde_json::json!({ "extensions": ["plpgsql", "postgis"] }));
+        let files = ["/usr/share/postgresql/15/extension/plpgsql.control", "/usr/lib/postgresql/15/lib/pg_cron.so"];
+        let found = suits(&known, &["pg_cron".to_owned()], &image("musl", &files));
+        assert!(matches!(found.as_slice(), [one] if !one.fatal && one.what.ends_with(": postgis")), "{found:?}");
+        let found = suits(&known, &["timescaledb".to_owned()], &image("musl", &files));
+        assert!(found[0].fatal && found[0].what.ends_with(": timescaledb"), "{found:?}");
+    }
+}

@@ -1,0 +1,171 @@
+//! Speaks to a Docker or Podman engine: HTTP over its unix socket, one connection for each call.
+//!
+//! By hand, because a dozen calls with JSON in and out are all there is, and the seam blocks on purpose: a client
+//! library would bring an async runtime into this room, and some twenty crates. The calls go out as HTTP/1.0, so
+//! that answers are neither chunked nor kept open; both engines answer that. Paths bear no API version: the engine
+//! then speaks its newest, and what is used here has the same form in all of them.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// How long an engine may think about a call.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long it may be silent while it pulls an image.
+const PULL: Duration = Duration::from_secs(900);
+
+/// The way to one engine.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// Why a call did not do its work.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The engine answered, and not with success.
+    Refused {
+        /// HTTP's status.
+        status: u16,
+        /// The engine's words.
+        message: String,
+    },
+    /// The engine did not answer.
+    Silent(io::Error),
+}
+
+impl Trouble {
+    /// Whether the engine does not know what was named.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// As the source of an error.
+    pub fn into_io(self) -> io::Error {
+        match self {
+            Self::Refused { message, .. } => io::Error::other(message),
+            Self::Silent(error) => error,
+        }
+    }
+}
+
+impl Client {
+    /// A client for the engine behind a socket; nobody is called yet.
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    /// The engine's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Asks for something.
+    pub fn get(&self, path: &str) -> Result<Value, Trouble> {
+        json(&self.call("GET", path, None, PATIENCE)?)
+    }
+
+    /// Asks for bytes.
+    pub fn get_bytes(&self, path: &str) -> Result<Vec<u8>, Trouble> {
+        self.call("GET", path, None, PATIENCE)
+    }
+
+    /// Makes something; the answer may be empty.
+    pub fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, Trouble> {
+        json(&self.call("POST", path, body, PATIENCE)?)
+    }
+
+    /// Asks for an image to be pulled, and waits for it. Errors come inside a successful answer.
+    pub fn pull(&self, path: &str) -> Result<(), Trouble> {
+        let answer = self.call("POST", path, None, PULL)?;
+        let lines = answer.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+        let error = lines.rev().find_map(|line| Some(line.get("error")?.as_str()?.to_owned()));
+        error.map_or(Ok(()), |message| Err(Trouble::Refused { status: 500, message }))
+    }
+
+    /// Removes something.
+    pub fn delete(&self, path: &str) -> Result<(), Trouble> {
+        self.call("DELETE", path, None, PATIENCE).map(drop)
+    }
+
+    fn call(&self, method: &str, path: &str, body: Option<&Value>, patience: Duration) -> Result<Vec<u8>, Trouble> {
+        let answer = self.exchange(method, path, body, patience).map_err(Trouble::Silent)?;
+        let (status, body) = split(&answer).map_err(Trouble::Silent)?;
+        if (200..400).contains(&status) {
+            return Ok(body.to_vec());
+        }
+        let said = serde_json::from_slice::<Value>(body).ok();
+        let message = said.as_ref().and_then(|said| said.get("message")?.as_str()).map(str::to_owned);
+        let message = message.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
+        Err(Trouble::Refused { status, message })
+    }
+
+    fn exchange(&self, method: &str, path: &str, body: Option<&Value>, patience: Duration) -> io::Result<Vec<u8>> {
+        let mut stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let head = format!(
+            "{method} {path} HTTP/1.0\r\nHost: engine\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body.as_bytes())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(answer)
+    }
+}
+
+fn json(body: &[u8]) -> Result<Value, Trouble> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(body).map_err(|error| Trouble::Silent(io::Error::new(io::ErrorKind::InvalidData, error)))
+}
+
+/// An answer's status and body.
+fn split(answer: &[u8]) -> io::Result<(u16, &[u8])> {
+    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "this is no answer of an engine");
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").ok_or_else(wrong)?;
+    let (head, rest) = answer.split_at(end);
+    let head = std::str::from_utf8(head).map_err(|_| wrong())?;
+    let status =
+        head.strip_prefix("HTTP/1.").and_then(|line| line.split(' ').nth(1)).and_then(|word| word.parse().ok());
+    Ok((status.ok_or_else(wrong)?, rest.get(4..).unwrap_or_default()))
+}
+
+/// A value inside a query, percent-encoded.
+pub fn encoded(text: &str) -> String {
+    use std::fmt::Write as _;
+    text.bytes().fold(String::new(), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_taken_apart() {
+        let answer = b"HTTP/1.0 404 Not Found\r\nContent-Type: application/json\r\n\r\n{\"message\":\"no\"}";
+        let (status, body) = split(answer).unwrap();
+        assert_eq!((status, body), (404, b"{\"message\":\"no\"}".as_slice()));
+        assert!(split(b"HTTP/1.0 200 OK\r\n").is_err());
+        assert!(split(b"SSH-2.0-x\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn a_query_is_encoded() {
+        assert_eq!(encoded("{\"label\":[\"a=/b c\"]}"), "%7B%22label%22%3A%5B%22a%3D%2Fb%20c%22%5D%7D");
+    }
+}

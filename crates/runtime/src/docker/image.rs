@@ -1,0 +1,148 @@
+//! Images: which one a server wants, whether the engine has it, and what is in it.
+//!
+//! What is in an image is found by two programs run in it, `ldd` and `find`, in containers that see nothing of the
+//! machine; once for each image and daemon. Nothing has to be pulled twice, and no data is touched.
+
+use std::io;
+use std::sync::PoisonError;
+
+use pando_host::clock::id_parts;
+use pando_host::{Clock, SystemClock};
+use serde_json::Value;
+
+use super::client::{Trouble, encoded};
+use super::{DockerRuntime, Duration, failed, form, look};
+use crate::RuntimeError;
+
+/// What an image holds, as far as a server's data asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImageFacts {
+    /// The C library: `glibc 2.36`, `musl`; none when it could not be found out.
+    pub libc: Option<String>,
+    /// Paths of libraries and of extensions' control files.
+    pub files: Vec<String>,
+}
+
+/// A reference without its tag, and the tag. A port is no tag, and a digest is none either.
+fn split(reference: &str) -> (&str, Option<&str>) {
+    if reference.contains('@') {
+        return (reference, None);
+    }
+    match reference.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (reference, None),
+    }
+}
+
+impl DockerRuntime {
+    fn inspect_image(&self, reference: &str) -> Result<Option<Value>, Trouble> {
+        match self.client.get(&format!("/images/{reference}/json")) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(trouble) if trouble.is_missing() => Ok(None),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// What an image declares as volumes.
+    pub(super) fn volumes_of(&self, reference: &str) -> Result<Vec<String>, Trouble> {
+        let Some(about) = self.inspect_image(reference)? else {
+            let message = format!("the engine has no image {reference}");
+            return Err(Trouble::Refused { status: 404, message });
+        };
+        Ok(about["Config"]["Volumes"].as_object().into_iter().flatten().map(|(path, _)| path.clone()).collect())
+    }
+
+    /// Whether the engine has an image.
+    pub fn has_image(&self, reference: &str) -> Result<bool, RuntimeError> {
+        let found = self.inspect_image(reference).map_err(failed(format!("asking for the image {reference}")))?;
+        Ok(found.is_some())
+    }
+
+    /// Has the engine pull an image from where it comes from.
+    pub fn pull(&self, reference: &str) -> Result<(), RuntimeError> {
+        let (name, tag) = split(reference);
+        let tag = tag.map(|tag| format!("&tag={}", encoded(tag))).unwrap_or_default();
+        let path = format!("/images/create?fromImage={}{tag}", encoded(name));
+        self.client.pull(&path).map_err(failed(format!("pulling the image {reference}")))
+    }
+
+    /// What an image that the engine has holds.
+    pub fn image_facts(&self, reference: &str) -> Result<ImageFacts, RuntimeError> {
+        let failing = || failed(format!("looking into the image {reference}"));
+        let about = self.inspect_image(reference).map_err(failing())?.unwrap_or_default();
+        let id = about["Id"].as_str().unwrap_or(reference).to_owned();
+        if let Some(known) = self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            return Ok(known.clone());
+        }
+        // Both print something even where they fail: musl's `ldd` does.
+        let linker = self.probe(reference, &["ldd", "--version"]).map_err(failing())?;
+        let words = ["find", "/usr", "(", "-name", "*.control", "-o", "-name", "*.so", ")", "-path", "*postgresql*"];
+        let found = self.probe(reference, &words).map_err(failing())?;
+        let facts = ImageFacts {
+            libc: libc(&linker),
+            files: found.lines().filter(|line| line.starts_with('/')).map(str::to_owned).collect(),
+        };
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).insert(id, facts.clone());
+        Ok(facts)
+    }
+
+    /// Runs a program in an image and answers what it printed.
+    fn probe(&self, reference: &str, words: &[&str]) -> Result<String, Trouble> {
+        let (millis, random) = id_parts(&SystemClock);
+        let name = format!("pando-probe-{millis}-{random}");
+        let outcome = self.run_probe(&name, reference, words);
+        let removed = self.client.delete(&format!("/containers/{name}?force=1&v=1"));
+        let text = outcome?;
+        match removed {
+            Err(trouble) if !trouble.is_missing() => Err(trouble),
+            _ => Ok(text),
+        }
+    }
+
+    fn run_probe(&self, name: &str, reference: &str, words: &[&str]) -> Result<String, Trouble> {
+        let wanted = form::probe(reference, words, &self.home);
+        self.client.post(&format!("/containers/create?name={name}"), Some(&wanted))?;
+        self.client.post(&format!("/containers/{name}/start"), None)?;
+        let begun = SystemClock.instant();
+        while self.client.get(&format!("/containers/{name}/json"))?["State"]["Running"].as_bool() == Some(true) {
+            if begun.elapsed() > Duration::from_secs(60) {
+                let source = io::Error::new(io::ErrorKind::TimedOut, format!("{words:?} does not end"));
+                return Err(Trouble::Silent(source));
+            }
+            SystemClock.sleep(Duration::from_millis(5));
+        }
+        let printed = self.client.get_bytes(&format!("/containers/{name}/logs?stdout=1&stderr=1"))?;
+        Ok(String::from_utf8_lossy(&look::unwrapped(&printed)).into_owned())
+    }
+}
+
+/// "ldd (Debian GLIBC 2.36-9+deb12u13) 2.36", or "musl libc (x86_64)".
+fn libc(printed: &str) -> Option<String> {
+    let first = printed.lines().next()?;
+    if first.starts_with("musl") {
+        return Some("musl".to_owned());
+    }
+    let version = first.strip_prefix("ldd")?.split_whitespace().last()?;
+    version.starts_with(|c: char| c.is_ascii_digit()).then(|| format!("glibc {version}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_has_a_tag_or_none() {
+        assert_eq!(split("postgres:15.4"), ("postgres", Some("15.4")));
+        assert_eq!(split("localhost:5000/postgres"), ("localhost:5000/postgres", None));
+        assert_eq!(split("localhost:5000/postgres:15"), ("localhost:5000/postgres", Some("15")));
+        assert_eq!(split("postgres@sha256:aa"), ("postgres@sha256:aa", None));
+    }
+
+    #[test]
+    fn t14_the_c_library_is_read_from_what_ldd_says() {
+        assert_eq!(libc("ldd (Debian GLIBC 2.36-9+deb12u13) 2.36\nCopyright").as_deref(), Some("glibc 2.36"));
+        assert_eq!(libc("ldd (GNU libc) 2.28\n").as_deref(), Some("glibc 2.28"));
+        assert_eq!(libc("musl libc (x86_64)\nVersion 1.2.5\n").as_deref(), Some("musl"));
+        assert_eq!(libc("sh: not found"), None);
+    }
+}

@@ -1,0 +1,186 @@
+//! What the engine says: about itself, about what a container may do, and what containers print.
+
+use std::path::{Path, PathBuf};
+
+use pando_model::UnitId;
+use serde_json::Value;
+
+use super::form::Habits;
+use super::{DockerRuntime, failed, form};
+use crate::RuntimeError;
+
+/// An engine, in its own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineWords {
+    /// `Docker` or `Podman`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    pub(super) habits: Habits,
+}
+
+/// What the container of a unit may do, as the engine enforces it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confines {
+    /// The engine's id of the container.
+    pub id: String,
+    /// Its image, as named.
+    pub image: String,
+    /// `UID:GID`.
+    pub user: String,
+    /// Whether it may do everything. Never.
+    pub privileged: bool,
+    /// Capabilities that it has.
+    pub capabilities: Vec<String>,
+    /// Whether it can gain rights it does not have.
+    pub gains_rights: bool,
+    /// Whether it may write outside of its mounts.
+    pub writes_root: bool,
+    /// `host`, `none`, or a network's name.
+    pub network: String,
+    /// Directories of the machine that it sees, and whether it may write there.
+    pub mounts: Vec<(PathBuf, bool)>,
+    /// Bytes of memory; none: no limit.
+    pub memory_bytes: Option<u64>,
+    /// Thousandths of a processor; none: no limit.
+    pub cpu_millis: Option<u64>,
+    /// Processes and threads; none: no limit.
+    pub pids: Option<u64>,
+}
+
+impl DockerRuntime {
+    /// Asks the engine who it is.
+    pub fn engine(&self) -> Result<EngineWords, RuntimeError> {
+        let silent = || failed(format!("asking the engine at {}", self.socket().display()));
+        let version = self.client.get("/version").map_err(silent())?;
+        let info = self.client.get("/info").map_err(silent())?;
+        Ok(words(&version, &info))
+    }
+
+    /// What the container of a unit may do; none when there is no container.
+    pub fn confines(&self, unit: &UnitId) -> Result<Option<Confines>, RuntimeError> {
+        match self.client.get(&format!("/containers/{}/json", form::name(unit))) {
+            Ok(answer) => Ok(Some(confines(&answer))),
+            Err(trouble) if trouble.is_missing() => Ok(None),
+            Err(trouble) => Err(failed(format!("asking {} for {unit}", self.socket().display()))(trouble)),
+        }
+    }
+}
+
+fn words(version: &Value, info: &Value) -> EngineWords {
+    let components = version["Components"].as_array().cloned().unwrap_or_default();
+    let podman = components.iter().any(|one| one["Name"].as_str().is_some_and(|name| name.contains("Podman")));
+    let security: Vec<&str> =
+        info["SecurityOptions"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let has = |word: &str| security.iter().any(|option| option.split(',').any(|part| part == format!("name={word}")));
+    EngineWords {
+        name: if podman { "Podman" } else { "Docker" }.to_owned(),
+        version: version["Version"].as_str().unwrap_or_default().to_owned(),
+        habits: Habits {
+            podman,
+            rootless: has("rootless") || info["Rootless"].as_bool() == Some(true),
+            remaps: has("userns"),
+            selinux: has("selinux"),
+        },
+    }
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn confines(answer: &Value) -> Confines {
+    let host = &answer["HostConfig"];
+    let dropped = texts(&host["CapDrop"]);
+    let all_dropped = dropped.iter().any(|name| name.eq_ignore_ascii_case("all"))
+        // Podman lists what it dropped one by one, and what is left.
+        || answer["EffectiveCaps"].as_array().is_some_and(Vec::is_empty);
+    let mut capabilities = texts(&host["CapAdd"]);
+    if !all_dropped {
+        capabilities.extend(texts(&answer["EffectiveCaps"]));
+        if capabilities.is_empty() {
+            capabilities.push("the engine's default".to_owned());
+        }
+    }
+    let security = texts(&host["SecurityOpt"]);
+    let limit = |key: &str| host[key].as_u64().filter(|bytes| *bytes > 0);
+    let mount = |one: &Value| {
+        (one["Type"].as_str() == Some("bind"))
+            .then(|| Some((PathBuf::from(one["Source"].as_str()?), one["RW"].as_bool().unwrap_or(true))))
+            .flatten()
+    };
+    let mut mounts: Vec<(PathBuf, bool)> =
+        answer["Mounts"].as_array().into_iter().flatten().filter_map(mount).collect();
+    mounts.sort();
+    Confines {
+        id: answer["Id"].as_str().unwrap_or_default().to_owned(),
+        image: answer["Config"]["Image"].as_str().unwrap_or_default().to_owned(),
+        user: answer["Config"]["User"].as_str().unwrap_or_default().to_owned(),
+        privileged: host["Privileged"].as_bool().unwrap_or(true),
+        capabilities,
+        gains_rights: !security.iter().any(|option| option.starts_with("no-new-privileges")),
+        writes_root: !host["ReadonlyRootfs"].as_bool().unwrap_or(false),
+        network: host["NetworkMode"].as_str().unwrap_or_default().to_owned(),
+        mounts,
+        memory_bytes: limit("Memory"),
+        cpu_millis: limit("NanoCpus").map(|nano| nano / 1_000_000),
+        pids: limit("PidsLimit"),
+    }
+}
+
+/// What a container printed, out of the frames it comes in: a stream's number, three zeros, a length, the bytes.
+pub fn unwrapped(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((head, body)) = rest.split_at_checked(8) {
+        let [stream, 0, 0, 0, a, b, c, d] = *head else { break };
+        if stream > 2 {
+            break;
+        }
+        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX).min(body.len());
+        let (text, after) = body.split_at(length);
+        out.extend_from_slice(text);
+        rest = after;
+    }
+    // Not framed: a container with a terminal.
+    out.extend_from_slice(rest);
+    out
+}
+
+/// The socket where an engine answers. `told`: what the environment says, `DOCKER_HOST`; without it the first that
+/// is there, else Docker's, since an engine may come later.
+pub fn socket(told: Option<&str>) -> PathBuf {
+    if let Some(told) = told {
+        // Of an engine on another machine nothing could be mounted: its address is no path, and nobody answers there.
+        return PathBuf::from(told.strip_prefix("unix://").unwrap_or(told));
+    }
+    let own = format!("/run/user/{}", rustix::process::geteuid().as_raw());
+    let known = [
+        "/run/docker.sock".to_owned(),
+        "/run/podman/podman.sock".to_owned(),
+        format!("{own}/docker.sock"),
+        format!("{own}/podman/podman.sock"),
+    ];
+    let there = known.iter().find(|path| Path::new(path).exists());
+    PathBuf::from(there.unwrap_or(&known[0]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_taken_off() {
+        let framed = b"\x01\0\0\0\0\0\0\x04one\n\x02\0\0\0\0\0\0\x04two\n";
+        assert_eq!(unwrapped(framed), b"one\ntwo\n");
+        assert_eq!(unwrapped(b"plain text that is longer\n"), b"plain text that is longer\n");
+        assert_eq!(unwrapped(b""), b"");
+    }
+
+    #[test]
+    fn the_environment_says_where_the_engine_is() {
+        assert_eq!(socket(Some("unix:///x/s")), Path::new("/x/s"));
+        assert_eq!(socket(Some("/x/s")), Path::new("/x/s"));
+        assert!(!socket(Some("tcp://host:2375")).exists());
+    }
+}
