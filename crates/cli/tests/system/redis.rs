@@ -232,6 +232,53 @@ fn r06_production_that_comes_back_empty_leaves_the_older_moments_alone() {
 }
 
 #[test]
+fn r02_keys_whose_time_has_run_out_are_offered_alive() {
+    let Some(cache) = Cache::new(&[]) else { return };
+    let mut production = cache.production.client();
+    let all: [&[&str]; 8] = [
+        &["SET", "forever", "1"],
+        &["SET", "before", "the link", "PX", "9000"],
+        &["RPUSH", "list", "a", "b"],
+        &["HSET", "hash", "f", "v"],
+        &["ZADD", "zset", "1.5", "m"],
+        &["SADD", "set", "x", "7"],
+        &["XADD", "stream", "*", "f", "v"],
+        &["XGROUP", "CREATE", "stream", "group", "0"],
+    ];
+    for words in all {
+        production.run(words);
+    }
+    production.run(&["XREADGROUP", "GROUP", "group", "me", "STREAMS", "stream", ">"]);
+    production.run(&["SET", "big", &"abcdefgh".repeat(9000)]);
+    for key in ["list", "hash", "zset", "set", "stream", "big"] {
+        production.run(&["PEXPIRE", key, "9000"]);
+    }
+    cache.link(&[]);
+    production.run(&["SET", "behind", "it", "EX", "9"]);
+    std::thread::sleep(Duration::from_millis(1200));
+    let moment = Timestamp::now();
+    cache.reaches(moment);
+    assert!(wait_until(Duration::from_secs(30), || production.run(&["DBSIZE"]) == "1"), "production's keys expire");
+
+    let at = format!("cache@{moment}");
+    assert_eq!(cache.copy(&at, "as-is", &[]).run(&["DBSIZE"]), "1");
+    let mut alive = cache.copy(&at, "alive", &["--set", "redis.ttl=alive"]);
+    assert_eq!(alive.run(&["DBSIZE"]), "9", "{}", alive.run(&["KEYS", "*"]));
+    for key in ["before", "behind", "list", "hash", "zset", "set", "stream", "big"] {
+        let left: i64 = alive.run(&["PTTL", key]).parse().unwrap();
+        assert!((1..9000).contains(&left), "{key}: {left} ms");
+    }
+    assert_eq!(alive.run(&["PTTL", "forever"]), "-1");
+    assert_eq!(alive.run(&["LRANGE", "list", "0", "-1"]), "a\nb");
+    // They do expire, in their own time; and the newest prepared snapshot holds them, too.
+    assert!(wait_until(Duration::from_secs(20), || alive.run(&["DBSIZE"]) == "1"));
+    let first = cache.json(&["timeline", "cache"])["snapshots"][0]["id"].as_str().unwrap().to_owned();
+    let mut prepared = cache.copy(&format!("cache@{first}"), "prepared", &["--set", "ttl=alive"]);
+    assert!(prepared.run(&["KEYS", "*"]).contains("before"));
+    cache.end(&[]);
+}
+
+#[test]
 fn r03_a_restart_of_production_and_of_the_mirror_begins_a_stretch_and_loses_nothing() {
     let Some(mut cache) = Cache::new(&["appendonly yes", "appendfsync always"]) else { return };
     cache.production.run(&["SET", "a", "1"]);

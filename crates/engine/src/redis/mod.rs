@@ -24,6 +24,7 @@ mod mirror;
 mod production;
 mod session;
 mod tree;
+mod ttl;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -252,6 +253,10 @@ impl Engine for RedisEngine {
             tracing::warn!(dropped, tree = %seat.data.display(), "the unfinished end of an AOF file was dropped");
         }
         if stage.port.is_some() {
+            if let Some(moment) = tree::moment(&seat.data).filter(|_| tree::keeps_alive(&stage.set)) {
+                let passed = SystemClock.now().duration_since(moment).as_millis();
+                ttl::shift(&seat.data, &manifest, i64::try_from(passed).unwrap_or(0))?;
+            }
             tree::set_moment(seat, None)?;
         }
         tree::clone_conf(seat, &facts, stage)?;

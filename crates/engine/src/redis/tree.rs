@@ -85,6 +85,11 @@ pub fn begin_stretch(seat: &Seat, after: u64, from: u64) -> Result<(), EngineErr
     write(&seat.data.join(STRETCH), &text, seat.account.as_ref())
 }
 
+/// The moment that a tree stands for, if it was not served since.
+pub fn moment(data: &Path) -> Option<jiff::Timestamp> {
+    fs::read_to_string(data.join(MOMENT)).ok()?.parse().ok()
+}
+
 /// Notes, or forgets, the moment.
 pub fn set_moment(seat: &Seat, moment: Option<jiff::Timestamp>) -> Result<(), EngineError> {
     let path = seat.data.join(MOMENT);
@@ -287,6 +292,11 @@ pub fn port(data: &Path) -> Result<u16, EngineError> {
 
 /// The setting of Pando's own: whether keys with a TTL are offered alive.
 pub const TTL: &str = "ttl";
+
+/// Whether keys are to have the time left that they had at the moment.
+pub fn keeps_alive(set: &SettingChange) -> bool {
+    set.get(TTL).is_some_and(|value| value == "alive")
+}
 
 fn user_settings(set: &SettingChange) -> impl Iterator<Item = (&String, &String)> {
     set.iter().filter(|(name, _)| *name != TTL)
