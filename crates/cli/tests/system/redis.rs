@@ -314,3 +314,143 @@ fn r03_a_restart_of_production_and_of_the_mirror_begins_a_stretch_and_loses_noth
     }
     cache.end(&[]);
 }
+
+#[test]
+fn r04_a_rewrite_of_the_mirror_is_one_stream_and_a_snapshot_in_it_is_whole() {
+    let Some(cache) = Cache::new(&[]) else { return };
+    cache.link(&["--snapshot-every", "1h"]);
+    let mut production = cache.production.client();
+    production.run(&["SET", "a", "before"]);
+    std::thread::sleep(Duration::from_millis(700));
+    let before = Timestamp::now();
+    std::thread::sleep(Duration::from_millis(700));
+    // Enough for a rewrite: more than 64 MB in the increment.
+    let megabyte = "x".repeat(1 << 20);
+    for index in 0..72 {
+        production.run(&["SET", &format!("big:{}", index % 8), &megabyte]);
+        production.run(&["SET", "a", &index.to_string()]);
+    }
+    for _ in 0..4 {
+        cache.json(&["snapshot", "cache"]);
+    }
+    let taken = cache.json(&["timeline", "cache"])["snapshots"].as_array().unwrap().clone();
+    let manifests = || -> String {
+        let pool = cache.daemon.home().join("pool/volumes");
+        let volumes = std::fs::read_dir(pool).unwrap().flatten();
+        let read = |one: std::fs::DirEntry| {
+            std::fs::read_to_string(one.path().join("q/appendonlydir/appendonly.aof.manifest")).ok()
+        };
+        volumes.filter_map(read).collect()
+    };
+    let rewritten = || manifests().contains("appendonly.aof.3.base.rdb") && !manifests().contains("type h");
+    assert!(wait_until(Duration::from_secs(30), rewritten), "{}\n{}", manifests(), cache.daemon.log());
+    production.run(&["SET", "a", "after"]);
+    std::thread::sleep(Duration::from_millis(700));
+    let after = Timestamp::now();
+    cache.reaches(after);
+    assert_eq!(cache.ranges().len(), 1, "{:?}", cache.ranges());
+    cache.json(&["snapshot", "cache"]);
+    for (moment, value) in [(before, "before"), (after, "after")] {
+        assert_eq!(cache.copy(&format!("cache@{moment}"), "at", &[]).run(&["GET", "a"]), value);
+        cache.json(&["rm", "at"]);
+    }
+    // The first is of the link, before anything was written.
+    let moment = |one: &Value| one["moment"].as_str().unwrap().parse::<Timestamp>().unwrap();
+    let taken: Vec<&Value> = taken.iter().filter(|one| moment(one) > before).collect();
+    assert_eq!(taken.len(), 4);
+    for snapshot in taken {
+        let id = snapshot["id"].as_str().unwrap();
+        let mut clone = cache.copy(&format!("cache@{id}"), "at", &[]);
+        assert_eq!(clone.run(&["STRLEN", "big:7"]), (1 << 20).to_string());
+        cache.json(&["rm", "at"]);
+    }
+    cache.end(&[]);
+}
+
+#[test]
+fn r05_an_end_torn_by_a_crash_is_dropped_and_told() {
+    let Some(cache) = Cache::new(&[]) else { return };
+    cache.link(&[]);
+    let mut dev = cache.copy("cache", "dev", &[]);
+    dev.run(&["SET", "whole", "1"]);
+    cache.json(&["stop", "dev"]);
+    let view = cache.json(&["show", "dev"]);
+    let dir = Path::new(view["sources"]["q"]["path"].as_str().unwrap()).join("appendonlydir");
+    let increment =
+        |entry: &std::fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.ends_with(".incr.aof"));
+    let path = std::fs::read_dir(&dir).unwrap().flatten().find(increment).unwrap().path();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.extend_from_slice(b"*3\r\n$3\r\nSET\r\n$4\r\ntorn\r\n$9\r\nun");
+    std::fs::write(&path, &bytes).unwrap();
+    cache.json(&["start", "dev"]);
+    let mut dev = client(&cache.json(&["show", "dev"]));
+    assert_eq!((dev.run(&["DBSIZE"]), dev.run(&["GET", "whole"])), ("1".to_owned(), "1".to_owned()));
+    assert!(cache.daemon.log().contains("dropped=29"), "{}", cache.daemon.log());
+
+    // Damage in the middle is no end: nothing is dropped in silence.
+    cache.json(&["stop", "dev"]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let length = bytes.len();
+    bytes[length - 20] = b'!';
+    bytes[length - 30..length - 25].copy_from_slice(b"#####");
+    std::fs::write(&path, &bytes).unwrap();
+    let refused = ["start", "dev"];
+    assert!(said(&cache.daemon.pando(&refused), 4, &refused).contains("is damaged at byte"));
+    cache.end(&["AOF file was dropped"]);
+}
+
+#[test]
+fn r07_a_clone_knows_nothing_of_production() {
+    let Some(cache) = Cache::new(&["maxmemory 200mb", "maxmemory-policy allkeys-lru"]) else { return };
+    cache.link(&[]);
+    let view = cache.json(&["clone", "cache", "dev"]);
+    let mut dev = client(&view);
+    assert!(dev.run(&["INFO", "replication"]).contains("role:master"));
+    for name in ["masterauth", "masteruser", "replicaof"] {
+        assert_eq!(dev.run(&["CONFIG", "GET", name]), format!("{name}\n"));
+    }
+    assert_eq!(dev.run(&["CONFIG", "GET", "maxmemory-policy"]), "maxmemory-policy\nallkeys-lru");
+    assert_eq!(dev.run(&["CONFIG", "GET", "bind"]), "bind\n127.0.0.1");
+    // Neither production's password nor none opens it; a name is not needed.
+    let port = view["sources"]["q"]["port"].as_u64().unwrap();
+    assert!(RedisClient::try_connect(&format!("redis://:prod-secret@127.0.0.1:{port}/0")).is_none());
+    let url = view["sources"]["q"]["url"].as_str().unwrap();
+    let password = url.split_once("pando:").unwrap().1.split_once('@').unwrap().0;
+    assert!(RedisClient::try_connect(&format!("redis://:{password}@127.0.0.1:{port}/0")).is_some());
+    // No password of production's in any tree, in arguments, or in the log; none of the clone's in its tree.
+    let grep = tools::find("grep").unwrap();
+    let holds = |secret: &str, dir: &Path| {
+        let found = std::process::Command::new(&grep).args(["-rlF", "-e", secret]).arg(dir).output().unwrap();
+        String::from_utf8_lossy(&found.stdout).into_owned()
+    };
+    for dir in ["pool/volumes", "pool/snapshots", "log"] {
+        assert_eq!(holds("prod-secret", &cache.daemon.home().join(dir)), "", "{dir}");
+        assert_eq!(holds(password, &cache.daemon.home().join(dir)), "", "{dir}");
+    }
+    assert!(!cache.daemon.log().contains("prod-secret"));
+    for pid in cache.daemon.processes() {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(!line.contains("prod-secret") && !line.contains(password), "{line}");
+    }
+    cache.end(&[]);
+}
+
+#[test]
+fn r08_what_cannot_be_followed_is_said_before_anything_is_made() {
+    let Some(cache) = Cache::new(&["cluster-enabled yes"]) else { return };
+    let url = format!("q={}", cache.production.url(0));
+    let link = ["link", "cache", &url];
+    assert!(said(&cache.daemon.pando(&link), 1, &link).contains("a node of a cluster"));
+    drop(cache);
+
+    let Some(cache) = Cache::new(&[]) else { return };
+    cache.production.run(&["ACL", "SETUSER", "low", "on", ">prod-secret", "~*", "+info", "+ping", "+acl"]);
+    let url = format!("q=redis://low:prod-secret@127.0.0.1:{}/0", cache.production.port());
+    let link = ["link", "cache", &url];
+    let text = said(&cache.daemon.pando(&link), 1, &link);
+    assert!(text.contains("psync") && text.contains("ACL SETUSER low +info +psync +replconf +ping"), "{text}");
+    // What the hint says is enough.
+    cache.production.run(&["ACL", "SETUSER", "low", "-acl", "+psync", "+replconf"]);
+    cache.json(&link);
+    cache.end(&[]);
+}

@@ -202,7 +202,11 @@ fn maintain(engine: &RedisEngine, seat: &Seat, own: &Look, advanced: &Advance) -
 
 /// Begins a rewrite, and sees to it that the log goes on in the new increment.
 pub fn rewrite(engine: &RedisEngine, seat: &Seat) -> Result<(), EngineError> {
-    engine.own(seat, |client| client.call(&["BGREWRITEAOF"]).map(drop))?;
+    engine.own(seat, |client| match client.call(&["BGREWRITEAOF"]) {
+        // Another look was quicker.
+        Err(ClientError::Refused(why)) if why.contains("in progress") => Ok(()),
+        other => other.map(drop),
+    })?;
     // Both increments stand in the manifest from the moment of the answer until the new base is whole.
     if let Some(stretch) = tree::stretch(&seat.data)? {
         engine.log(&seat.log).advance(&seat.data, &stretch, SystemClock.now(), false, None)?;

@@ -248,10 +248,6 @@ impl Engine for RedisEngine {
             tree::set_moment(seat, to.time)?;
         }
         tree::write_manifest(seat, &manifest)?;
-        let dropped = tree::mend(&seat.data, &manifest)?;
-        if dropped > 0 {
-            tracing::warn!(dropped, tree = %seat.data.display(), "the unfinished end of an AOF file was dropped");
-        }
         if stage.port.is_some() {
             if let Some(moment) = tree::moment(&seat.data).filter(|_| tree::keeps_alive(&stage.set)) {
                 let passed = SystemClock.now().duration_since(moment).as_millis();
@@ -275,6 +271,15 @@ impl Engine for RedisEngine {
         // After a reboot the directory for sockets is gone, and with it the users.
         private_dir(&seat.run, seat.account.as_ref())?;
         self.sessions.drop(&seat.run);
+        // One that runs still writes: its end is not torn.
+        if Client::unix(&tree::socket(&seat.run)).is_err()
+            && let Some(manifest) = Manifest::read(&seat.data)?
+        {
+            let dropped = tree::mend(&seat.data, &manifest)?;
+            if dropped > 0 {
+                tracing::warn!(dropped, tree = %seat.data.display(), "the unfinished end of an AOF file was dropped");
+            }
+        }
         tree::write_users(seat)?;
         Ok(Some(mirror::server(installation.program(), &seat.data.join(tree::CONF), seat)))
     }
