@@ -33,3 +33,21 @@ fn a_jira_is_cloned_at_two_moments() {
         assert!(said.contains(line), "{line} in {said}");
     }
 }
+
+/// A database, a Redis and directories of one application, at one second.
+#[test]
+fn a_rails_application_is_cloned_at_two_moments() {
+    let tools = ["initdb", "redis-server", "python3", "rsync", "mkfs.btrfs"];
+    if !tools::require_root() || !tools.into_iter().all(tools::require) {
+        return;
+    }
+    let said = run("rails");
+    for line in [
+        "before: {\"posts\": [\"aspen\"], \"uploads\": {\"aspen\": \"a picture of aspen\"}, \"jobs\": [\"resize aspen\"]",
+        "\"jobs\": [\"resize aspen\", \"resize birch\"], \"counter\": 2",
+        "redis: redis, off by 0.0 s",
+        "production was not touched",
+    ] {
+        assert!(said.contains(line), "{line} in {said}");
+    }
+}
