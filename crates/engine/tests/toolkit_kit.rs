@@ -37,7 +37,7 @@ fn test(path: &Path, url: Option<&str>, seconds: Option<u64>, first: bool) -> Ve
     let scratch = directory();
     let account = if Account::is_root() { Account::named("nobody").unwrap() } else { None };
     let url: Option<SourceUrl> = url.map(|url| url.parse().unwrap());
-    let options = Options { path, url: url.as_ref(), account, scratch: scratch.path(), seconds, first };
+    let options = Options { path, url: url.as_ref(), account, scratch: scratch.path(), seconds, first, stop: None };
     kit::run(&options, &mut |_| {})
 }
 

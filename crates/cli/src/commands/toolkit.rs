@@ -4,6 +4,9 @@ use std::fs::DirBuilder;
 use std::io::BufRead;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use pando_engine::toolkit::kit::{self, Check, Options};
@@ -59,14 +62,15 @@ pub fn toolkit(args: &ToolkitArgs, json: bool) -> Done {
     let (account, scratch) = (account()?, Scratch::make()?);
     let (seconds, first) = (args.limit, args.first);
     let (of, at, dir) = (url.clone(), path.clone(), scratch.0.clone());
-    let work = move || {
-        let options = Options { path: &at, url: of.as_ref(), account, scratch: &dir, seconds, first };
+    let work = move |stop: &AtomicBool| {
+        let stop = Some(stop);
+        let options = Options { path: &at, url: of.as_ref(), account, scratch: &dir, seconds, first, stop };
         kit::run(&options, &mut |check| {
             // Who does not read on gets no more; the exit code tells all the same.
             drop((!json).then(|| output::line(&shown(check))));
         })
     };
-    let checks = unless_interrupted(work)?;
+    let checks = unless_interrupted(&scratch.0, work)?;
     let failed = checks.iter().filter(|check| check.problem.is_some()).count();
     if json {
         output::json(&json!({ "toolkit": path, "passed": failed == 0, "checks": checks }))?;
@@ -78,19 +82,30 @@ pub fn toolkit(args: &ToolkitArgs, json: bool) -> Done {
     if failed == 0 { Ok(()) } else { Err(Error::Quiet(1)) }
 }
 
-/// What the kit found; nothing when somebody pressed Ctrl-C: what it started is ended as the directory goes.
-fn unless_interrupted(work: impl FnOnce() -> Vec<Check> + Send + 'static) -> Done<Vec<Check>> {
+/// What the kit found; nothing when somebody pressed Ctrl-C: then what it started is ended.
+fn unless_interrupted(
+    scratch: &Path,
+    work: impl FnOnce(&AtomicBool) -> Vec<Check> + Send + 'static,
+) -> Done<Vec<Check>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let (mut term, mut hang_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
-        tokio::select! {
-            found = tokio::task::spawn_blocking(work) => {
-                found.map_err(|_| Error::new(ErrorKind::Failed, "the test kit broke down"))
-            }
-            _ = tokio::signal::ctrl_c() => Err(Error::Quiet(130)),
-            _ = term.recv() => Err(Error::Quiet(143)),
-            _ = hang_up.recv() => Err(Error::Quiet(129)),
+        let mut working = tokio::task::spawn_blocking(move || work(&told));
+        let code = tokio::select! {
+            found = &mut working => return found.map_err(|_| Error::new(ErrorKind::Failed, "the test kit broke down")),
+            _ = tokio::signal::ctrl_c() => 130,
+            _ = term.recv() => 143,
+            _ = hang_up.recv() => 129,
+        };
+        stop.store(true, Ordering::Relaxed);
+        // What it waits for ends now, and with that the last thing it looks at; what is left goes with `scratch`.
+        if let Err(error) = kit::abandon(scratch) {
+            output::note(&format!("{}: {error}", scratch.display()));
         }
+        drop(tokio::time::timeout(Duration::from_secs(10), working).await);
+        Err(Error::Quiet(code))
     });
     runtime.shutdown_background();
     outcome

@@ -12,6 +12,7 @@ mod seen;
 mod served;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pando_host::process::{self, Process};
@@ -45,6 +46,8 @@ pub struct Options<'a> {
     pub seconds: Option<u64>,
     /// Whether to stop at the first promise that does not hold.
     pub first: bool,
+    /// Set by another thread to end the test: no further promise is looked at.
+    pub stop: Option<&'a AtomicBool>,
 }
 
 /// One promise, and whether it holds.
@@ -104,7 +107,7 @@ pub fn run(options: &Options<'_>, tell: &mut dyn FnMut(&Check)) -> Vec<Check> {
     kit.checks
 }
 
-/// Ends a test from outside: takes its directory away, without which it starts nothing more, and kills what runs.
+/// Takes a test's directory away and kills what runs in it. Of a test that goes on what is being looked at fails.
 ///
 /// # Errors
 /// When the directory cannot be removed.
@@ -140,6 +143,9 @@ impl Kit<'_> {
 
     /// Looks at a promise; goes on whatever comes of it.
     fn check<T>(&mut self, promise: &str, look: impl FnOnce(&mut Self) -> Look<T>) -> Option<T> {
+        if self.options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            return None;
+        }
         let failed = || self.checks.iter().any(|check| check.problem.is_some());
         if self.options.first && failed() {
             return None;
