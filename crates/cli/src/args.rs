@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind as ClapKind};
 use clap::{Args, Parser, Subcommand};
 use pando_model::{ErrorKind, Problem};
 
-use crate::commands::{apply, clone, connect, generate, keep, link, look, serve, time, toolkit, travel};
+use crate::commands::{adopt, apply, clone, connect, generate, keep, link, look, serve, time, toolkit, travel};
 use crate::demo::DemoArgs;
 use crate::errors::{Done, Error};
 
@@ -68,6 +68,8 @@ pub enum Command {
     /// Make an app what a file says: link it, or change its policy, settings, edits and hooks
     #[command(long_about = APPLY)]
     Apply(apply::ApplyArgs),
+    /// Link what a Docker volume or a directory of a container holds
+    Adopt(adopt::AdoptArgs),
     /// Remove an app and its timeline
     Unlink(link::UnlinkArgs),
     /// List apps and clones

@@ -1,5 +1,6 @@
 //! One file per group of commands; here they are told apart.
 
+pub mod adopt;
 pub mod apply;
 pub mod clone;
 pub mod connect;
@@ -60,6 +61,7 @@ async fn speak(context: &Context, command: Command) -> Done {
         Command::Bookmark(args) => keep::bookmark(context, args).await,
         Command::Unbookmark(args) => keep::unbookmark(context, &args).await,
         Command::Clone(args) => clone::clone(context, args).await,
+        Command::Adopt(args) => adopt::adopt(context, args).await,
         Command::Export(args) => travel::export(context, &args).await,
         Command::Import(args) => travel::import(context, args).await,
         Command::Env(args) => connect::env(context, &args).await,

@@ -5,7 +5,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use pando_testkit::Daemon;
+use pando_testkit::{Daemon, Docker, Image};
+
 use serde_json::Value;
 
 use crate::stand::{Copy, PANDO, Stand, entries, said, sql_at};
@@ -143,6 +144,41 @@ fn what_is_not_whole_or_does_not_fit_is_refused_in_one_line() {
     stand.json(&["unlink", "shop"]);
     stand.nothing_left();
     stand.end(&[]);
+}
+
+#[test]
+fn a_volume_and_a_containers_directory_are_adopted() {
+    let Some(docker) = Docker::start() else { return };
+    if !pando_testkit::tools::require("rsync") || !pando_testkit::tools::require("mkfs.btrfs") {
+        return;
+    }
+    let daemon = Daemon::start(Path::new(PANDO));
+    let image = docker.image(Image::Postgres);
+    docker.run(&["volume", "create", "uploads"]);
+    let mount = "type=volume,source=uploads,target=/srv/data";
+    let base = ["run", "--detach", "--network", "none", "--name", "web", "--mount", mount, "--entrypoint", "/bin/sh"];
+    docker.run(&[&base[..], &[&image, "-c", "mkdir /srv/data/sub; echo one > /srv/data/sub/a; sleep 1000"]].concat());
+    assert!(pando_testkit::wait_until(std::time::Duration::from_secs(20), || {
+        docker.output(&["exec", "web", "cat", "/srv/data/sub/a"]).stdout == b"one\n"
+    }));
+    let adopt = |args: &[&str]| {
+        let host = docker.host();
+        command(&daemon, &[&["--json", "adopt"], args].concat()).env("DOCKER_HOST", host).output().unwrap()
+    };
+    for (args, file) in [(["one", "up=uploads"], "sub/a"), (["two", "up=web:/srv/data/sub"], "a")] {
+        let linked = adopt(&args);
+        assert!(linked.status.success(), "{}", String::from_utf8_lossy(&linked.stderr));
+        let copy = Copy(daemon.pando_json(&["clone", args[0], &format!("of-{}", args[0])]));
+        assert_eq!(std::fs::read_to_string(copy.path("up").join(file)).unwrap(), "one\n");
+    }
+    // It goes on: what the container writes is seen by the next clone.
+    docker.run(&["exec", "web", "/bin/sh", "-c", "echo two > /srv/data/sub/a"]);
+    let copy = Copy(daemon.pando_json(&["clone", "one@now", "later"]));
+    assert_eq!(std::fs::read_to_string(copy.path("up").join("sub/a")).unwrap(), "two\n");
+    assert!(said(&adopt(&["no", "nothing"]), 3, &["adopt"]).contains("no volume nothing"));
+    assert!(said(&adopt(&["no", "web:/etc"]), 4, &["adopt"]).contains("lies in no volume"));
+    docker.run(&["exec", "web", "/bin/sh", "-c", "echo 15 > /srv/data/PG_VERSION"]);
+    assert!(said(&adopt(&["no", "uploads"]), 4, &["adopt"]).contains("postgres://"));
 }
 
 fn command(daemon: &Daemon, args: &[&str]) -> Command {

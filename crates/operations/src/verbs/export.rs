@@ -8,12 +8,12 @@ use std::io::BufWriter;
 
 use pando_catalog::SnapshotRecord;
 use pando_image::{Counted, FORMAT, Manifest, SourceEntry, Writing};
-use pando_model::{EngineKind, Moment, Name, SnapshotId, SourceUrl, VolumeId};
+use pando_model::{Moment, Name, SnapshotId, SourceUrl, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use super::prepare::Prepare;
 use super::provision;
-use crate::fault::{Done, Fault, failed, refused};
+use crate::fault::{Done, Fault, failed};
 use crate::journal::{Run, Step, Verb, keep};
 use crate::moments::{self, Plan};
 use crate::owner::Owner;
@@ -67,8 +67,9 @@ impl Export {
     /// An archive of an app or clone.
     pub fn new(world: &World, name: Name, moment: Option<Moment>) -> Done<Self> {
         let owner = Owner::named(world, &name)?;
-        if let Some((source, _)) = owner.sources.iter().find(|(_, held)| held.kind == EngineKind::Toolkit) {
-            return Err(refused(format!("{source} is known to a toolkit, and does not travel")).into());
+        for held in owner.sources.values() {
+            // What could not be imported anywhere is not exported.
+            held.engine.fits(&held.source)?;
         }
         world.need_room()?;
         let fresh = provision::fresh_volumes(world, owner.sources.len());
