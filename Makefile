@@ -5,7 +5,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 NEXTEST_PROFILE := $(if $(CI),ci,default)
 
-.PHONY: help setup demo test matrix check fmt bench docs
+.PHONY: help setup demo test matrix soak check fmt bench docs
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,15 @@ check: ## format and lints; licences and bans too where cargo-deny is installed
 
 fmt: ## format all code
 	cargo fmt --all
+
+soak: ## the proofs that draw by chance, for hours (PANDO_SEED=… plays a run again, PANDO_POINTS, PANDO_SECONDS, PANDO_CASES: how many)
+	@./scripts/setup test
+	PANDO_SEED=$(or $(PANDO_SEED),$(shell date +%s)) PANDO_POINTS=$(or $(PANDO_POINTS),200) PANDO_SECONDS=$(or $(PANDO_SECONDS),600) \
+		cargo nextest run --package pando --test system --locked --profile soak --no-fail-fast \
+		-E 'test(/^(machine|oracle|chaos)::/)'
+	PANDO_POINTS=0 cargo nextest run --package pando --test system --locked --profile soak -E 'test(/^faults::/)'
+	PANDO_CASES=$(or $(PANDO_CASES),1000000) cargo nextest run --locked --profile soak -p pando-model -p pando-engine \
+		-E 'test(/any_text|password_is_never/)'
 
 bench: ## measure, beside bare floors and peers (half an hour; `make bench ARGS=--quick`: some minutes)
 	@./scripts/setup bench

@@ -8,7 +8,7 @@
 //! Commits reach the disk in order. [`Durability::Synced`] commits are on disk when the call returns;
 //! [`Durability::Ordered`] ones may be lost by a crash of the machine (never of the process), but only
 //! from the end. The journal relies on that order alone: an operation's birth and end are synced, its
-//! steps are ordered.
+//! steps are ordered. After a commit that failed, everything is written anew before the next one.
 
 #[cfg(any(test, feature = "crash"))]
 mod crash;
@@ -17,6 +17,7 @@ mod record;
 mod tests;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -98,6 +99,8 @@ const SCHEMA: &str = "
 /// The catalog of one home.
 pub struct Catalog {
     connection: Mutex<Connection>,
+    /// A commit has failed, maybe at its sync.
+    suspect: AtomicBool,
     #[cfg(any(test, feature = "crash"))]
     synced: crash::Synced,
 }
@@ -133,11 +136,24 @@ impl Catalog {
             #[cfg(any(test, feature = "crash"))]
             synced: crash::Synced::up_to_now(&connection),
             connection: Mutex::new(connection),
+            suspect: AtomicBool::new(false),
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After a failed sync the kernel may have dropped what that covered, commits that were ordered before it too,
+    /// and the next sync succeeds all the same. So everything is written anew, into the file itself, and synced.
+    fn mend(&self, connection: &Connection) -> Result<(), CatalogError> {
+        if !self.suspect.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        connection.pragma_update(None, "synchronous", "FULL").map_err(sql("written"))?;
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(sql("written"))?;
+        self.suspect.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Runs `change` as one transaction: all of it happens, or nothing.
@@ -150,6 +166,7 @@ impl Catalog {
         change: impl FnOnce(&Change<'_>) -> Result<T, CatalogError>,
     ) -> Result<T, CatalogError> {
         let mut connection = self.lock();
+        self.mend(&connection)?;
         let level = match durability {
             Durability::Synced => "FULL",
             Durability::Ordered => "NORMAL",
@@ -157,7 +174,10 @@ impl Catalog {
         connection.pragma_update(None, "synchronous", level).map_err(sql("written"))?;
         let transaction = connection.transaction().map_err(sql("written"))?;
         let answer = change(&Change { connection: &transaction })?;
-        transaction.commit().map_err(sql("written"))?;
+        if let Err(error) = transaction.commit() {
+            self.suspect.store(true, Ordering::SeqCst);
+            return Err(sql("written")(error));
+        }
         #[cfg(any(test, feature = "crash"))]
         if durability == Durability::Synced {
             self.synced.note(&connection);

@@ -479,7 +479,15 @@ fn fail(world: &Arc<World>, record: &CloneRecord, why: &str) -> Done<()> {
 /// What got stuck may have met a passing trouble: it is tried again, with its subject claimed.
 pub fn retry_stuck(world: &Arc<World>) {
     let stuck: Vec<OperationRecord> = world.catalog.of(OperationState::Stuck.as_str()).unwrap_or_default();
-    for record in stuck {
+    let adrift = world.take_adrift();
+    let left = adrift.iter().filter_map(|id| match world.catalog.get::<OperationRecord>(id.as_str()) {
+        Ok(record) => record,
+        Err(error) => {
+            tracing::warn!(%error, operation = %id, "an operation that was left cannot be read");
+            None
+        }
+    });
+    for record in left.chain(stuck) {
         let rested = record.finished_at.is_none_or(|at| world.now().duration_since(at) >= STUCK);
         let names = [record.subject.to_string(), format!("{}/prepare", record.subject)];
         if rested && let Some(_claim) = world.try_claim(&names, &record.verb) {
@@ -490,6 +498,8 @@ pub fn retry_stuck(world: &Arc<World>) {
             }
         }
     }
+    // What could not be seen to now is looked at again.
+    adrift.iter().for_each(|id| world.left(id));
 }
 
 /// Keeps logs bounded and forgets old operations.

@@ -127,8 +127,31 @@ pub fn run_now<V: Verb>(world: &Arc<World>, verb: V) -> Done<V> {
     drive(world, record, verb)
 }
 
+/// Looks at an operation when it is no longer driven, also when that is because of a panic.
+struct Watch {
+    world: Arc<World>,
+    id: OperationId,
+    /// A test pretends that the daemon has died: it is recovered by the next one.
+    died: bool,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.died {
+            self.world.left(&self.id);
+        }
+    }
+}
+
 /// Applies all steps; undoes them when one fails.
 pub fn drive<V: Verb>(world: &Arc<World>, record: OperationRecord, verb: V) -> Done<V> {
+    let mut watch = Watch { world: Arc::clone(world), id: record.id.clone(), died: false };
+    let outcome = drive_to_end(world, record, verb);
+    watch.died = matches!(outcome, Err(Fault::Crash));
+    outcome
+}
+
+fn drive_to_end<V: Verb>(world: &Arc<World>, record: OperationRecord, verb: V) -> Done<V> {
     let mut journal = Journal { run: Run { world: Arc::clone(world), id: record.id.clone() }, record, verb };
     for index in 0..V::STEPS.len() {
         match journal.apply(index) {

@@ -1,18 +1,18 @@
 //! What every verb needs in one place: catalog, pool, engines, runtime, clock, home; and what is true only
 //! while the daemon runs: who is busy, what is pinned, how mirrors are doing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pando_catalog::{Catalog, Sealed};
+use pando_catalog::{Catalog, OperationRecord, Sealed};
 use pando_engine::{Engine, Link, Pulse};
 use pando_host::clock::id_parts;
 use pando_host::secret::SecretKey;
 use pando_host::{Account, Clock, FailPoints};
-use pando_model::{EngineKind, ErrorKind, Name, OperationId, OwnerId, Problem};
+use pando_model::{EngineKind, ErrorKind, Name, OperationId, OperationState, OwnerId, Problem};
 use pando_pool::PoolDriver;
 use pando_runtime::{DockerRuntime, Runtime};
 
@@ -63,6 +63,7 @@ pub struct World {
     pool: RwLock<Option<Arc<dyn PoolDriver>>>,
     claims: Mutex<HashMap<String, Claimed>>,
     pins: Mutex<HashMap<OwnerId, usize>>,
+    adrift: Mutex<BTreeSet<OperationId>>,
     live: Mutex<HashMap<(OwnerId, Name), Live>>,
     bell: (Mutex<u64>, Condvar),
     stopping: AtomicBool,
@@ -124,6 +125,7 @@ impl World {
             pool: RwLock::new(parts.pool),
             claims: Mutex::default(),
             pins: Mutex::default(),
+            adrift: Mutex::default(),
             live: Mutex::default(),
             bell: (Mutex::new(0), Condvar::new()),
             stopping: AtomicBool::new(false),
@@ -254,6 +256,23 @@ impl World {
         for claimed in lock(&self.claims).values_mut().filter(|one| one.operation.as_ref() == Some(operation)) {
             claimed.internal = true;
         }
+    }
+
+    /// Nobody drives this operation any more. Where its record does not say that it is at an end (it could not be
+    /// written, or the thread has died), it is finished or undone by the next round of the heartbeat.
+    pub fn left(&self, operation: &OperationId) {
+        let ended =
+            |record: &OperationRecord| !matches!(record.state, OperationState::Running | OperationState::Undoing);
+        let record = self.catalog.get::<OperationRecord>(operation.as_str());
+        if !record.is_ok_and(|record| record.as_ref().is_none_or(ended)) {
+            tracing::warn!(%operation, "an operation was left before its end; it is finished or undone soon");
+            lock(&self.adrift).insert(operation.clone());
+        }
+    }
+
+    /// The operations that nobody drives. Whoever takes them sees to them.
+    pub fn take_adrift(&self) -> BTreeSet<OperationId> {
+        std::mem::take(&mut *lock(&self.adrift))
     }
 
     /// Takes names only if they are free now.

@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 /// Programs that tests need, with Debian's package of each.
 const PACKAGES: &[(&str, &str)] = &[
     ("btrfs", "btrfs-progs"),
+    ("cc", "gcc"),
     ("docker", "docker.io"),
     ("docker-compose", "docker-compose"),
     ("dockerd", "docker.io"),

@@ -102,6 +102,11 @@ impl Stand {
         Copy(self.json(&["show", name]))
     }
 
+    /// The state of a clone.
+    pub fn copy_state(&self, name: &str) -> String {
+        self.json(&["show", name])["state"].as_str().unwrap().to_owned()
+    }
+
     /// Runs a command that must fail with this exit code, and hands back what it says: one line, perhaps
     /// causes, perhaps a hint; never a panic, never production's password.
     pub fn fails(&self, code: i32, args: &[&str]) -> String {

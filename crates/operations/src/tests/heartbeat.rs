@@ -1,11 +1,13 @@
 //! The heartbeat, one beat at a time: mirrors that lose production, clones whose servers die, leases.
 
+use std::sync::Arc;
+
 use pando_catalog::CloneRecord;
 use pando_engine::Link;
 use pando_host::FailAction;
 use pando_model::{AppState, CloneState};
 
-use super::agree::complaints;
+use super::agree::{complaints, digest, open_operations};
 use super::kit::{Kit, go, name, request};
 use crate::fault::Fault;
 use crate::follow::{follow_once, keep_once, look_after_clones, retry_stuck};
@@ -243,4 +245,24 @@ fn a_removal_that_met_a_passing_trouble_is_finished_later() {
     retry_stuck(&kit.world);
     assert!(kit.clone_of("dev").is_none());
     well(&kit);
+}
+
+#[test]
+fn an_operation_whose_thread_panicked_is_undone_by_the_heartbeat() {
+    let kit = Kit::new();
+    kit.link(false);
+    let before = digest(&kit);
+    for point in ["clone.stage.before", "clone.admit.after", "clone.show.before"] {
+        kit.world.fail.arm(point, FailAction::Panic);
+        let world = Arc::clone(&kit.world);
+        let made = std::thread::spawn(move || {
+            go(&world, &["dev"], |world| clone::Clone::new(world, request("shop", None, "dev"))).is_ok()
+        });
+        assert!(made.join().is_err(), "{point} was not passed");
+        kit.world.fail.disarm();
+        assert_eq!(open_operations(&kit).len(), 1, "{point}");
+        retry_stuck(&kit.world);
+        assert_eq!(complaints(&kit), Vec::<String>::new(), "{point}");
+        assert_eq!(digest(&kit), before, "{point}");
+    }
 }
