@@ -117,3 +117,48 @@ fn a_clone_lives_in_a_container_through_all_its_verbs_and_both_daemons_deaths() 
     // While the engine was away the heartbeat said so.
     stand.end(&["the heartbeat of a clone"]);
 }
+
+/// An image like the official one, changed by a line of a Dockerfile.
+fn changed(docker: &Docker, name: &str, line: &str) -> String {
+    let image = docker.image(Image::Postgres);
+    docker.build(&format!("FROM {image}\nRUN {line}\n"), name);
+    format!("db={name}")
+}
+
+#[test]
+fn t15_what_an_image_lacks_is_named_and_one_that_is_not_there_refused() {
+    let Some(docker) = Docker::start() else { return };
+    let Some(stand) = stand(&docker) else { return };
+    stand.production.psql("CREATE EXTENSION pg_stat_statements");
+    stand.link(&[]);
+    let lacking = changed(&docker, "lacking:1", "rm /usr/share/postgresql/*/extension/pg_stat_statements.control");
+
+    let clone = ["clone", "shop", "dev", "--runtime", "docker", "--image"];
+    let said = stand.fails(4, &[&clone[..], &["db=no-such-image:1"]].concat());
+    assert!(said.contains("no-such-image:1") && said.contains("docker pull"), "{said}");
+    let said = stand.fails(2, &[&clone[..], &["web=lacking:1"]].concat());
+    assert!(said.contains("no source web"), "{said}");
+    assert_eq!(stand.json(&["ls"])["clones"], serde_json::json!([]));
+
+    // Nothing sorts by the C library here, so there is nothing to refuse; that it can be asked for, all the same.
+    let copy = stand.copy_with("shop", "dev", &["--runtime", "docker", "--reindex"]);
+    assert_eq!(copy.sql("SELECT 6 * 7"), "42");
+    let copy = stand.copy_with("shop", "poor", &["--runtime", "docker", "--image", &lacking]);
+    let notes = copy.0["sources"]["db"]["notes"].to_string();
+    assert!(notes.contains("pg_stat_statements"), "T-15: {notes}");
+
+    // A container that says it is ours, and that nothing knows of, is told and left alone.
+    let home = format!("pando.home={}", stand.daemon.home().canonicalize().unwrap().display());
+    let image = docker.image(Image::Postgres);
+    let unit = "pando.unit=unit-0000000000000000";
+    let line = ["run", "-d", "--network", "none", "--label", &home, "--label", unit, "--entrypoint", "sleep"];
+    let stranger = docker.run(&[&line[..], &[&image, "600"]].concat());
+    assert!(stand.json(&["doctor"]).to_string().contains("unit-0000000000000000"));
+    assert!(all(&docker).contains(&stranger));
+    docker.run(&["rm", "-f", &stranger]);
+    stand.json(&["rm", "dev", "poor"]);
+    stand.json(&["unlink", "shop"]);
+    assert_eq!(all(&docker), "");
+    stand.nothing_left();
+    stand.end(&[]);
+}

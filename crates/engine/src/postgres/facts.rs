@@ -41,9 +41,10 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Whether a database sorts texts by the C library's rules, and not by their bytes.
+    /// Whether a database sorts texts by the C library's rules, and not by their bytes: `C.UTF-8` is one of those
+    /// that PostgreSQL, too, knows no version of.
     pub fn sorts(&self) -> bool {
-        self.locales.iter().any(|name| !["C", "POSIX"].contains(&name.as_str()))
+        self.locales.iter().any(|name| !["C", "POSIX"].contains(&name.as_str()) && !name.starts_with("C."))
     }
 }
 

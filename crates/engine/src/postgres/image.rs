@@ -131,6 +131,7 @@ mod tests {
         assert!(suits(&english, &[], &image("", &[]))[0].fatal, "unknown is not the same");
         assert!(suits(&of(None, "en_US.utf8"), &[], &image("glibc 2.36", &[]))[0].fatal);
         assert!(suits(&of(Some("2.31"), "C"), &[], &image("musl", &[])).is_empty(), "bytes are bytes");
+        assert!(suits(&of(None, "C.UTF-8"), &[], &image("glibc 2.36", &[])).is_empty(), "no order of the C library");
     }
 
     #[test]

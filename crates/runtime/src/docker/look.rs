@@ -89,19 +89,34 @@ fn texts(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
+/// What both engines give to a container of which nothing else is said.
+const USUAL: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
+/// What is left of the usual capabilities. Docker keeps the word ALL; Podman lists what it dropped one by one.
+fn capabilities(dropped: &[String], added: &[String]) -> Vec<String> {
+    let plain = |name: &String| name.to_uppercase().trim_start_matches("CAP_").to_owned();
+    let dropped: Vec<String> = dropped.iter().map(plain).collect();
+    let left = USUAL.iter().filter(|name| !dropped.iter().any(|one| one == *name || one == "ALL"));
+    left.map(|name| (*name).to_owned()).chain(added.iter().map(plain)).collect()
+}
+
 fn confines(answer: &Value) -> Confines {
     let host = &answer["HostConfig"];
-    let dropped = texts(&host["CapDrop"]);
-    let all_dropped = dropped.iter().any(|name| name.eq_ignore_ascii_case("all"))
-        // Podman lists what it dropped one by one, and what is left.
-        || answer["EffectiveCaps"].as_array().is_some_and(Vec::is_empty);
-    let mut capabilities = texts(&host["CapAdd"]);
-    if !all_dropped {
-        capabilities.extend(texts(&answer["EffectiveCaps"]));
-        if capabilities.is_empty() {
-            capabilities.push("the engine's default".to_owned());
-        }
-    }
     let security = texts(&host["SecurityOpt"]);
     let limit = |key: &str| host[key].as_u64().filter(|bytes| *bytes > 0);
     let mount = |one: &Value| {
@@ -117,7 +132,7 @@ fn confines(answer: &Value) -> Confines {
         image: answer["Config"]["Image"].as_str().unwrap_or_default().to_owned(),
         user: answer["Config"]["User"].as_str().unwrap_or_default().to_owned(),
         privileged: host["Privileged"].as_bool().unwrap_or(true),
-        capabilities,
+        capabilities: capabilities(&texts(&host["CapDrop"]), &texts(&host["CapAdd"])),
         gains_rights: !security.iter().any(|option| option.starts_with("no-new-privileges")),
         writes_root: !host["ReadonlyRootfs"].as_bool().unwrap_or(false),
         network: host["NetworkMode"].as_str().unwrap_or_default().to_owned(),
@@ -168,6 +183,15 @@ pub fn socket(told: Option<&str>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_dropped_is_read_from_either_engine() {
+        let texts = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        assert!(capabilities(&texts(&["ALL"]), &[]).is_empty());
+        assert!(capabilities(&texts(&USUAL), &[]).is_empty(), "as Podman 4.3 says it");
+        assert_eq!(capabilities(&[], &[]).len(), USUAL.len());
+        assert_eq!(capabilities(&texts(&["all"]), &texts(&["CAP_SYS_ADMIN"])), ["SYS_ADMIN"]);
+    }
 
     #[test]
     fn frames_are_taken_off() {
