@@ -29,9 +29,9 @@ test: ## everything: tools, lints, all tests
 		cargo test --workspace --locked; \
 	fi
 
-matrix: ## the main job on PostgreSQL 13, 15, 17 and 18 (as root; fetches Debian's packages of them)
+matrix: ## the main job on PostgreSQL 13, 15, 16, 17 and 18 (as root; fetches packages of them)
 	@./scripts/setup test
-	@./scripts/matrix install 13 15 17 18
+	@./scripts/matrix install 13 15 16 17 18
 	PANDO_POSTGRES=$$(./scripts/matrix dirs) cargo nextest run --package pando --test system --locked matrix --no-capture
 
 check: ## format and lints; licences and bans too where cargo-deny is installed
