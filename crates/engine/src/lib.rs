@@ -16,8 +16,10 @@
 //! ```
 
 pub mod files;
+pub mod mariadb;
 pub mod postgres;
 pub mod redis;
+mod seat;
 pub mod sim;
 pub mod toolkit;
 
@@ -104,6 +106,15 @@ pub struct UnitPlan {
     pub stop_by_interrupt: bool,
     /// Seconds it gets to stop.
     pub stop_grace_seconds: u64,
+}
+
+/// One more program of a first copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ingest {
+    /// The program.
+    pub plan: UnitPlan,
+    /// The server it works on, which runs as long as it does.
+    pub server: Option<UnitPlan>,
 }
 
 /// What the end of a program that was run to its end means.
@@ -280,6 +291,10 @@ pub trait Engine: Send + Sync {
     fn preflight(&self, url: &SourceUrl) -> Result<Preflight, EngineError>;
     /// Empties `seat.data`, makes it ready, and says what makes the first copy.
     fn ingest(&self, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError>;
+    /// What the first copy needs after so many of its programs were run to their end; `None`: it is whole.
+    fn ingest_next(&self, _seat: &Seat, _source: &Source, _done: usize) -> Result<Option<Ingest>, EngineError> {
+        Ok(None)
+    }
     /// What the exit of an `ingest` or `sync` unit means; `log` is the end of what it printed.
     fn verdict(&self, code: i32, _log: &str) -> Verdict {
         if code == 0 { Verdict::Done } else { Verdict::Failed }
@@ -298,6 +313,11 @@ pub trait Engine: Send + Sync {
     fn diagnose(&self, log: &str) -> Option<Link>;
     /// What brings the mirror up to date now, for engines without a log (`files`); `None` for the others.
     fn sync(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError>;
+    /// Whether a snapshot of a running server, mirror's or clone's, needs `hold`, also where it is one instant: its
+    /// files alone are not enough to recover from.
+    fn must_hold(&self) -> bool {
+        false
+    }
     /// From now until `release` the mirror's data does not go past this moment (its log still does).
     fn hold(&self, seat: &Seat, source: &Source) -> Result<(), EngineError>;
     /// Ends `hold`. That there was none is no error.
@@ -370,4 +390,17 @@ pub trait Engine: Send + Sync {
     fn reindex(&self, _seat: &Seat, _source: &Source) -> Result<(), EngineError> {
         Ok(())
     }
+}
+
+/// Percent-encodes what is not plain in a URL.
+fn encoded(text: &str) -> String {
+    use std::fmt::Write;
+    text.bytes().fold(String::new(), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
 }

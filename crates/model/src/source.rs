@@ -17,6 +17,8 @@ pub enum EngineKind {
     Postgres,
     /// A Redis or Valkey server.
     Redis,
+    /// A MariaDB server.
+    Mariadb,
     /// A directory.
     Files,
     /// Any other server or tool, known to an executable of its user.
@@ -31,6 +33,7 @@ impl EngineKind {
         match self {
             Self::Postgres => "postgres",
             Self::Redis => "redis",
+            Self::Mariadb => "mariadb",
             Self::Files => "files",
             Self::Toolkit => "toolkit",
             Self::Sim => "sim",
@@ -49,7 +52,8 @@ impl fmt::Display for EngineKind {
 pub struct SourceUrl {
     /// The engine that the scheme names.
     pub engine: EngineKind,
-    /// The scheme as typed: `postgres`, `postgresql`, `redis`, `file`, `ssh`, `toolkit+NAME`, `sim`.
+    /// The scheme as typed: `postgres`, `postgresql`, `mariadb`, `mysql`, `redis`, `file`, `ssh`, `toolkit+NAME`,
+    /// `sim`.
     pub scheme: String,
     /// The user, percent-decoded.
     pub user: Option<String>,
@@ -72,7 +76,10 @@ pub enum SourceUrlError {
     #[error("this is not a URL ({0}); a source looks like postgres://user:password@host/database or file:///srv/files")]
     Malformed(String),
     /// A scheme that no engine knows.
-    #[error("no engine knows {0}:// URLs; known are postgres://, redis://, file://, ssh:// and toolkit+NAME://")]
+    #[error(
+        "no engine knows {0}:// URLs; known are postgres://, mariadb://, mysql://, redis://, file://, ssh:// and \
+         toolkit+NAME://"
+    )]
     Scheme(String),
     /// A part is missing.
     #[error("{0}")]
@@ -80,7 +87,7 @@ pub enum SourceUrlError {
 }
 
 impl SourceUrl {
-    /// The database that a `postgres://` URL names; without one the user's name is libpq's rule.
+    /// The database that a URL names; without one the user's name is libpq's rule.
     pub fn database(&self) -> Option<&str> {
         Some(self.path.trim_start_matches('/')).filter(|name| !name.is_empty())
     }
@@ -93,7 +100,7 @@ impl SourceUrl {
     /// The name this source gets when the user gives none.
     pub fn default_source_name(&self) -> &str {
         match self.engine {
-            EngineKind::Postgres | EngineKind::Sim => "db",
+            EngineKind::Postgres | EngineKind::Mariadb | EngineKind::Sim => "db",
             EngineKind::Files => "files",
             EngineKind::Redis => "redis",
             EngineKind::Toolkit => self.toolkit().unwrap_or("data"),
@@ -137,6 +144,7 @@ impl FromStr for SourceUrl {
         let engine = match url.scheme() {
             "postgres" | "postgresql" => EngineKind::Postgres,
             "redis" => EngineKind::Redis,
+            "mariadb" | "mysql" => EngineKind::Mariadb,
             "file" | "ssh" => EngineKind::Files,
             "sim" => EngineKind::Sim,
             // A name is a file's name, too: no dots and no slashes.

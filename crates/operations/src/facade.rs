@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use pando_catalog::{Catalog, CloneRecord, OperationRecord};
 use pando_engine::files::FilesEngine;
+use pando_engine::mariadb::{self, MariadbEngine};
 use pando_engine::postgres::{Installations, PostgresEngine};
 use pando_engine::redis::{self, RedisEngine};
 use pando_engine::toolkit::ToolkitEngine;
@@ -79,9 +80,11 @@ impl Pando {
         let runtime = PlacedRuntime::new(Arc::new(process), Arc::clone(&docker));
         let postgres = PostgresEngine::new(Installations::find(&around.postgres), account.clone());
         let redis = RedisEngine::new(redis::Installations::find(&[]));
+        let mariadb = MariadbEngine::new(mariadb::Installations::find(&[]), account.clone());
         let toolkits = ToolkitEngine::new(home.toolkits(), account.clone());
+        let files = FilesEngine::new();
         let world = World::new(Parts {
-            engines: vec![Arc::new(postgres), Arc::new(redis), Arc::new(FilesEngine::new()), Arc::new(toolkits)],
+            engines: vec![Arc::new(postgres), Arc::new(mariadb), Arc::new(redis), Arc::new(files), Arc::new(toolkits)],
             runtime: Arc::new(runtime),
             docker: Some(docker),
             clock: Arc::new(SystemClock),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pando_engine::{Credentials, Readiness, UnitPlan, Verdict};
+use pando_engine::{Credentials, Ingest, Readiness, UnitPlan, Verdict};
 use pando_host::secret::Secret;
 use pando_model::{EngineKind, Name, UnitId};
 use pando_runtime::{Outcome, StopSignal, UnitSpec, UnitState};
@@ -95,6 +95,23 @@ pub fn run_to_end(run: &Run, held: &Held, what: &str, plan: UnitPlan) -> Done<()
         None => format!("{program} ended with {code:?} in the role {role}"),
     });
     Err(problem.into())
+}
+
+/// Runs one more program of a first copy to its end, and the server it works on as long.
+pub fn run_beside(run: &Run, held: &Held, what: &str, next: Ingest) -> Done<()> {
+    let runtime = &run.world.runtime;
+    let server = next.server.map(|plan| spec(held, plan)).transpose()?;
+    if let Some(server) = &server {
+        runtime.ensure_running(server)?;
+    }
+    let done = match &server {
+        Some(_) => wait_ready(run, held).and_then(|()| run_to_end(run, held, what, next.plan)),
+        None => run_to_end(run, held, what, next.plan),
+    };
+    if let Some(server) = &server {
+        runtime.ensure_gone(&server.id)?;
+    }
+    done
 }
 
 /// Starts a clone's servers (the server of each source, then its log receiver).
@@ -223,7 +240,7 @@ pub const fn has_log(kind: EngineKind) -> bool {
 pub const fn following(kind: EngineKind) -> &'static [&'static str] {
     match kind {
         EngineKind::Files | EngineKind::Toolkit => &[],
-        EngineKind::Redis => &["server"],
+        EngineKind::Redis | EngineKind::Mariadb => &["server"],
         EngineKind::Postgres | EngineKind::Sim => &["server", "receiver"],
     }
 }

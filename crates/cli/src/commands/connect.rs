@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 
 use clap::Args;
-use pando_model::{CloneState, CloneView, EngineKind, ErrorKind, Name, Problem, SourceView};
+use pando_model::{CloneState, CloneView, EngineKind, ErrorKind, Name, Problem, SourceUrl, SourceView};
 
 use super::a_clone;
 use crate::context::{Context, variable};
@@ -28,7 +28,7 @@ pub struct ConnectArgs {
     clone: Name,
     /// One source of it; needed only when it is not clear which
     source: Option<Name>,
-    /// What psql, redis-cli or the shell is to be given
+    /// What psql, mariadb, redis-cli or the shell is to be given
     #[arg(last = true, value_name = "ARG")]
     rest: Vec<OsString>,
 }
@@ -91,9 +91,12 @@ fn plan(clone: &CloneView, name: &Name, source: &SourceView) -> Done<Plan> {
             let program = variable("SHELL").unwrap_or_else(|| "/bin/sh".to_owned()).into();
             Ok(Plan { program, args: Vec::new(), env: BTreeMap::new(), dir: Some(dir) })
         }
-        EngineKind::Postgres => {
+        EngineKind::Postgres | EngineKind::Mariadb => {
             running(clone)?;
             // All of it goes through the environment: arguments show in the process list.
+            if source.engine == EngineKind::Mariadb {
+                return mariadb(source).ok_or_else(|| no_address(clone, name));
+            }
             let env = quote::libpq(source).ok_or_else(|| no_address(clone, name))?;
             Ok(Plan { program: "psql".into(), args: Vec::new(), env, dir: None })
         }
@@ -112,6 +115,16 @@ fn running(clone: &CloneView) -> Done<()> {
     }
     let problem = Problem::new(ErrorKind::Refused, format!("{} is {}", clone.name, clone.state));
     Err(problem.hint(format!("pando start {}", clone.name)).into())
+}
+
+/// MariaDB's client, with the password in the environment.
+fn mariadb(source: &SourceView) -> Option<Plan> {
+    let url: SourceUrl = source.url.as_deref()?.parse().ok()?;
+    let env = BTreeMap::from([("MYSQL_PWD", url.password.clone()?)]);
+    let (host, port) = (url.host.clone()?, url.port?);
+    let mut args = vec![format!("--host={host}"), format!("--port={port}"), format!("--user={}", url.user.clone()?)];
+    args.extend(url.database().map(|name| format!("--database={name}")));
+    Some(Plan { program: "mariadb".into(), args, env, dir: None })
 }
 
 fn no_address(clone: &CloneView, name: &Name) -> Error {
@@ -133,6 +146,7 @@ fn become_it(plan: Plan, rest: &[OsString]) -> Problem {
     match error.kind() {
         io::ErrorKind::NotFound if program == "psql" => problem.hint("apt-get install postgresql-client"),
         io::ErrorKind::NotFound if program == "redis-cli" => problem.hint("apt-get install redis-tools"),
+        io::ErrorKind::NotFound if program == "mariadb" => problem.hint("apt-get install mariadb-client"),
         _ => problem,
     }
 }
@@ -181,6 +195,18 @@ mod tests {
         assert_eq!(plan.program, "redis-cli");
         assert_eq!(plan.args, ["-h", "127.0.0.1", "-p", "6444", "-n", "2", "--user", "pando"]);
         assert_eq!(plan.env.get("REDISCLI_AUTH").map(String::as_str), Some("pw"));
+    }
+
+    #[test]
+    fn a_mariadb_server_is_opened_with_its_client_and_the_password_in_the_environment() {
+        let url = "mariadb://pando:p%40w@127.0.0.1:5445/blog";
+        let clone = clone("running", serde_json::json!({"db": {"engine": "mariadb", "path": "/p", "url": url}}));
+        let plan = planned(&clone, None).expect("planned");
+        assert_eq!(
+            (plan.program.to_str(), plan.env.get("MYSQL_PWD").map(String::as_str)),
+            (Some("mariadb"), Some("p@w"))
+        );
+        assert_eq!(plan.args, ["--host=127.0.0.1", "--port=5445", "--user=pando", "--database=blog"]);
     }
 
     #[test]

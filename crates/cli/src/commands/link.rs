@@ -17,7 +17,7 @@ use crate::settings;
 pub struct LinkArgs {
     /// The app's name
     app: Name,
-    /// A source: postgres://user:password@host/database, redis://:password@host/0, file:///path,
+    /// A source: postgres://user:password@host/database, mariadb://… or mysql://…, redis://:password@host/0, file:///path,
     /// ssh://user@host/path, toolkit+NAME://… (see docs/toolkit). With `-` they are read from stdin, one per line, so
     /// that passwords show in no process list
     #[arg(value_name = "[NAME=]URL", required = true)]

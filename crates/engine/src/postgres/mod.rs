@@ -41,7 +41,7 @@ use self::session::{Sessions, socket_there};
 use self::wal::WalLog;
 use crate::{
     Credentials, Engine, EngineError, Finding, ImageContent, Link, Mark, Point, Preflight, Pulse, Readiness, Seat,
-    Source, Stage, Stretch, UnitPlan, Want,
+    Source, Stage, Stretch, UnitPlan, Want, encoded,
 };
 
 /// In a tree: it was cut off production and stopped cleanly, nobody's password works.
@@ -534,17 +534,4 @@ impl Engine for PostgresEngine {
             encoded(database(source))
         ))
     }
-}
-
-/// Percent-encodes what is not plain in a URL.
-fn encoded(text: &str) -> String {
-    use std::fmt::Write;
-    text.bytes().fold(String::new(), |mut out, byte| {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-        out
-    })
 }

@@ -11,49 +11,10 @@ use pando_host::{Account, durable};
 
 use super::settings::{Settings, host_based};
 use crate::EngineError;
+pub use crate::seat::{empty, own, private_dir, write};
 
 fn failed(what: &str) -> impl Fn(io::Error) -> EngineError + '_ {
     move |source| EngineError::Io { action: what.to_owned(), source }
-}
-
-/// Writes a file of the tree, owned by the account. Not synced: a tree is made again if the machine dies, or it is
-/// that of a durable clone, which [`settle`] is called for before it is handed out.
-pub fn write(path: &Path, text: &str, account: Option<&Account>) -> Result<(), EngineError> {
-    let action = format!("writing {}", path.file_name().unwrap_or_default().to_string_lossy());
-    durable::remove_if_there(path).map_err(failed(&action))?;
-    fs::write(path, text).map_err(failed(&action))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed(&action))?;
-    own(path, account)
-}
-
-/// Gives one file or directory to the account (only root can, only root needs to).
-pub fn own(path: &Path, account: Option<&Account>) -> Result<(), EngineError> {
-    match account.filter(|_| Account::is_root()) {
-        Some(account) => std::os::unix::fs::lchown(path, Some(account.uid), Some(account.gid))
-            .map_err(failed("handing a file to the unprivileged account")),
-        None => Ok(()),
-    }
-}
-
-/// Makes a directory private to the account, if it is not there.
-pub fn private_dir(path: &Path, account: Option<&Account>) -> Result<(), EngineError> {
-    fs::create_dir_all(path).map_err(failed("making a directory"))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed("making a directory private"))?;
-    own(path, account)
-}
-
-/// Removes everything inside a directory.
-pub fn empty(path: &Path) -> Result<(), EngineError> {
-    let action = failed("emptying a directory");
-    for entry in fs::read_dir(path).map_err(&action)? {
-        let entry = entry.map_err(&action)?;
-        if entry.file_type().map_err(&action)?.is_dir() {
-            fs::remove_dir_all(entry.path()).map_err(&action)?;
-        } else {
-            fs::remove_file(entry.path()).map_err(&action)?;
-        }
-    }
-    Ok(())
 }
 
 /// What confuses a copy: locks, standby signals, other servers' settings and slots, logs, statistics.

@@ -295,7 +295,12 @@ pub fn seal(world: &World, source: &Source) -> Done<pando_catalog::Sealed> {
 pub fn copy(run: &Run, owner: &Owner) -> Done<()> {
     for (name, held) in &owner.sources {
         let plan = held.engine.ingest(&held.seat, &held.source)?;
-        units::run_to_end(run, held, &format!("copying {name}"), plan)?;
+        let what = format!("copying {name}");
+        units::run_to_end(run, held, &what, plan)?;
+        for done in 1.. {
+            let Some(next) = held.engine.ingest_next(&held.seat, &held.source, done)? else { break };
+            units::run_beside(run, held, &what, next)?;
+        }
     }
     Ok(())
 }

@@ -171,20 +171,17 @@ impl Snapshot {
     /// Holds the databases and brings the directories up to date.
     fn sync(&mut self, run: &Run) -> Done<()> {
         let owner = self.owner(run)?;
-        if owner.clone.is_some() {
-            return Ok(());
-        }
         let mut syncs = Vec::new();
-        for (name, held) in &owner.sources {
+        for (name, held) in owner.sources.iter().filter(|_| owner.clone.is_none()) {
             if let Some(plan) = held.engine.sync(&held.seat, &held.source)? {
                 syncs.push((name, held, plan));
             }
         }
+        for held in owner.sources.values().filter(|held| !syncs.is_empty() || held.engine.must_hold()) {
+            held.engine.hold(&held.seat, &held.source)?;
+        }
         if syncs.is_empty() {
             return Ok(());
-        }
-        for held in owner.sources.values() {
-            held.engine.hold(&held.seat, &held.source)?;
         }
         self.asked = run.world.now();
         for (name, held, plan) in syncs {
@@ -196,7 +193,7 @@ impl Snapshot {
     fn unsync(&mut self, run: &Run) -> Done<()> {
         let Some(owner) = Owner::load(&run.world, &self.owner)? else { return Ok(()) };
         for held in owner.sources.values() {
-            if owner.clone.is_none() {
+            if owner.clone.is_none() || held.engine.must_hold() {
                 if let Some(unit) = held.units.get("sync") {
                     run.world.runtime.ensure_gone(unit)?;
                 }
@@ -254,10 +251,8 @@ impl Snapshot {
         let world = &run.world;
         let owner = self.owner(run)?;
         let synced = owner.clone.is_none() && owner.sources.values().any(|held| !units::has_log(held.kind));
-        if synced {
-            for held in owner.sources.values() {
-                held.engine.release(&held.seat, &held.source)?;
-            }
+        for held in owner.sources.values().filter(|held| synced || held.engine.must_hold()) {
+            held.engine.release(&held.seat, &held.source)?;
         }
         let volumes = owner.volumes();
         let mut marks = BTreeMap::new();

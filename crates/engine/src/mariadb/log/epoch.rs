@@ -1,0 +1,520 @@
+//! One unbroken stretch of the log: the files that a server writes are linked under names of our own, read as they
+//! grow, and compressed when the server is done with them.
+//!
+//! ```text
+//! live/log.000003  ═ the same file ═  segments/0000000007        plain, while the server may still write or read it
+//!                                     segments/0000000007.zst    packed: the server's name is empty or gone
+//!                                     segments/0000000007.idx    its transactions
+//! ```
+//!
+//! A file in `live/` with one name and any content is new. A server that begins anew may remove its names; ours
+//! stay. What it then asks of production again comes a second time, and counts once: transactions have numbers.
+//!
+//! # Crash consistency
+//! Packing writes `.zst` and `.idx` beside, syncs and renames them, the index last: with it the packed file counts.
+//! Only then the plain file is emptied and unlinked. A crash in between leaves a plain file beside its packed
+//! one, which the next opening removes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use pando_host::durable;
+use serde::{Deserialize, Serialize};
+
+use super::event::{Event, Groups, MAGIC, Place};
+use super::index::{Group, Post};
+use super::position::Position;
+
+/// What the server's files are called.
+pub const LIVE: &str = "log";
+
+/// What is kept of an epoch besides its files.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Meta {
+    /// Where it begins.
+    pub begin: Position,
+}
+
+/// What the index of a packed file says first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Summary {
+    first: Option<Group>,
+    last: Option<Group>,
+    position: Position,
+}
+
+/// A file of the log.
+#[derive(Debug)]
+struct Segment {
+    packed: bool,
+    /// Of a packed one only the first and the last.
+    groups: Vec<Group>,
+}
+
+/// A reader at the end of the newest file.
+#[derive(Debug, Default)]
+struct Head {
+    number: u64,
+    at: u64,
+    groups: Groups,
+    when_synced: u64,
+}
+
+/// One unbroken stretch.
+#[derive(Debug)]
+pub struct Epoch {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Where it has come to.
+    pub position: Position,
+    /// Looks at production, oldest first.
+    pub posts: Vec<Post>,
+    begin: Position,
+    segments: BTreeMap<u64, Segment>,
+    head: Head,
+    /// Whether the last post is not on disk: nothing was committed since the one before.
+    idle: bool,
+}
+
+/// A place in the log as a number: file and byte.
+pub fn place(number: u64, byte: u64) -> u64 {
+    number << 32 | byte
+}
+
+/// The file of a place.
+pub fn file_of(place: u64) -> u64 {
+    place >> 32
+}
+
+impl Epoch {
+    /// Makes an epoch's directories. `begin`: the position that its mirror starts from.
+    pub fn make(dir: &Path, begin: &Position) -> io::Result<()> {
+        fs::create_dir_all(dir.join("live"))?;
+        fs::create_dir_all(dir.join("segments"))?;
+        let meta = serde_json::to_vec(&Meta { begin: begin.clone() })?;
+        durable::write_atomic(&dir.join("meta.json"), &meta, 0o600)
+    }
+
+    /// Opens an epoch: packed files by their summaries, plain ones are read anew.
+    pub fn open(dir: PathBuf) -> io::Result<Self> {
+        let meta: Meta = serde_json::from_slice(&fs::read(dir.join("meta.json"))?)?;
+        let mut epoch = Self {
+            position: meta.begin.clone(),
+            begin: meta.begin,
+            posts: read_posts(&dir.join("posts"))?,
+            segments: BTreeMap::new(),
+            head: Head::default(),
+            idle: false,
+            dir,
+        };
+        for name in names(&epoch.dir.join("segments"))? {
+            let (stem, kind) = name.split_once('.').unwrap_or((&name, ""));
+            let Ok(number) = stem.parse::<u64>() else { continue };
+            match kind {
+                "idx" => {
+                    let summary = epoch.summary(number)?;
+                    let groups = summary.first.into_iter().chain(summary.last).collect();
+                    epoch.segments.insert(number, Segment { packed: true, groups });
+                    // Names come in order, so the last summary's position stays.
+                    epoch.position = summary.position;
+                    epoch.release(number)?;
+                }
+                "" => {
+                    epoch.segments.entry(number).or_insert(Segment { packed: false, groups: Vec::new() });
+                }
+                _ => {}
+            }
+        }
+        let plain = epoch.segments.iter().find(|(_, segment)| !segment.packed).map(|(number, _)| *number);
+        epoch.head.number = plain.unwrap_or_else(|| epoch.segments.keys().last().map_or(1, |last| last + 1));
+        Ok(epoch)
+    }
+
+    fn segment(&self, number: u64) -> PathBuf {
+        self.dir.join("segments").join(format!("{number:010}"))
+    }
+
+    /// Where the log begins.
+    pub fn first(&self) -> u64 {
+        place(self.segments.keys().next().copied().unwrap_or(1), 4)
+    }
+
+    /// Where the last transaction ends.
+    pub fn last(&self) -> u64 {
+        self.segments.values().rev().find_map(|segment| segment.groups.last()).map_or(self.first(), |last| last.end)
+    }
+
+    /// The time of the last transaction, in microseconds: all before that second is there.
+    pub fn through(&self) -> Option<i64> {
+        let last = self.segments.values().rev().find_map(|segment| segment.groups.last());
+        let of_log = last.map(|last| i64::from(last.when) * 1_000_000);
+        of_log.max(self.posts.last().map(|post| post.micros))
+    }
+
+    /// Takes in what the server has written. Whether there was anything. `passed`: the server's own number of
+    /// the file it reads; those before it are done with.
+    pub fn advance(&mut self, passed: Option<u64>) -> io::Result<bool> {
+        self.adopt()?;
+        let changed = self.read_on()?;
+        self.sync()?;
+        self.pack(passed)?;
+        Ok(changed)
+    }
+
+    /// Gives new files a name of our own.
+    pub fn adopt(&mut self) -> io::Result<()> {
+        let mut live: Vec<(u64, PathBuf)> = names(&self.dir.join("live"))?
+            .into_iter()
+            .filter_map(|name| {
+                let number = name.strip_prefix(LIVE)?.strip_prefix('.')?.parse().ok()?;
+                Some((number, self.dir.join("live").join(name)))
+            })
+            .collect();
+        live.sort();
+        for (_, path) in live {
+            let meta = match fs::metadata(&path) {
+                Ok(meta) => meta,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            if meta.nlink() > 1 || meta.len() == 0 {
+                continue;
+            }
+            let number = self.segments.keys().last().map_or(1, |last| last + 1);
+            match fs::hard_link(&path, self.segment(number)) {
+                Ok(()) => durable::sync_parent(&self.segment(number))?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            }
+            self.segments.insert(number, Segment { packed: false, groups: Vec::new() });
+        }
+        Ok(())
+    }
+
+    /// Reads all that is whole.
+    fn read_on(&mut self) -> io::Result<bool> {
+        let mut changed = false;
+        while let Some(segment) = self.segments.get_mut(&self.head.number) {
+            let path = self.dir.join("segments").join(format!("{:010}", self.head.number));
+            let mut file = File::open(path)?;
+            if self.head.at == 0 {
+                let mut magic = [0; 4];
+                if file.read(&mut magic)? < 4 {
+                    break;
+                }
+                self.head.at = 4;
+            }
+            io::Seek::seek(&mut file, io::SeekFrom::Start(self.head.at))?;
+            let mut from = BufReader::with_capacity(1 << 18, file);
+            while let Some(event) = Event::read(&mut from)? {
+                self.head.at += event.bytes.len() as u64;
+                if let Place::Ends(gtid) = self.head.groups.place(&event)
+                    && !self.position.holds(gtid)
+                {
+                    self.position.take(gtid);
+                    let gtid = (gtid.domain, gtid.server, gtid.seq);
+                    let end = place(self.head.number, self.head.at);
+                    segment.groups.push(Group { end, when: event.when(), gtid });
+                    changed = true;
+                }
+            }
+            // What a file lacks at its end when there is a next one, it will never get.
+            let next = self.segments.range(self.head.number + 1..).next().map(|(number, _)| *number);
+            let Some(next) = next else { break };
+            self.sync()?;
+            self.head.number = next;
+            self.head.at = 0;
+            self.head.when_synced = 0;
+        }
+        Ok(changed)
+    }
+
+    /// What is reported is durable.
+    fn sync(&mut self) -> io::Result<()> {
+        if self.head.at > self.head.when_synced {
+            File::open(self.segment(self.head.number))?.sync_data()?;
+            self.head.when_synced = self.head.at;
+        }
+        Ok(())
+    }
+
+    /// Compresses what has been read whole and what the server is done with.
+    fn pack(&mut self, passed: Option<u64>) -> io::Result<()> {
+        let ready: Vec<u64> = self
+            .segments
+            .iter()
+            .filter(|(number, segment)| !segment.packed && **number < self.head.number)
+            .map(|(number, _)| *number)
+            .collect();
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let mut live = BTreeMap::new();
+        for name in names(&self.dir.join("live"))? {
+            let number: Option<u64> =
+                name.strip_prefix(LIVE).and_then(|rest| rest.strip_prefix('.')).and_then(|rest| rest.parse().ok());
+            if let (Some(number), Ok(meta)) = (number, fs::metadata(self.dir.join("live").join(&name))) {
+                live.insert(meta.ino(), number);
+            }
+        }
+        for number in ready {
+            let meta = fs::metadata(self.segment(number))?;
+            let held = live.get(&meta.ino()).is_some_and(|live| passed.is_none_or(|passed| *live >= passed));
+            if held {
+                break;
+            }
+            self.pack_one(number)?;
+        }
+        Ok(())
+    }
+
+    fn pack_one(&mut self, number: u64) -> io::Result<()> {
+        let plain = self.segment(number);
+        let Some(segment) = self.segments.get_mut(&number) else { return Ok(()) };
+        let mut position = self.begin.clone();
+        let groups = std::mem::take(&mut segment.groups);
+        let mut packed = zstd::Encoder::new(Vec::new(), 3)?;
+        packed.include_checksum(true)?;
+        io::copy(&mut File::open(&plain)?, &mut packed)?;
+        durable::write_atomic(&plain.with_extension("zst"), &packed.finish()?, 0o600)?;
+        // The position behind this file: the one before it, and its own transactions.
+        if let Some((before, _)) = self.segments.range(..number).next_back() {
+            position = self.summary(*before)?.position;
+        }
+        for group in &groups {
+            position.take(group.gtid());
+        }
+        let summary = Summary { first: groups.first().copied(), last: groups.last().copied(), position };
+        let mut index = serde_json::to_vec(&summary)?;
+        index.push(b'\n');
+        index.extend(zstd::encode_all(serde_json::to_vec(&groups)?.as_slice(), 3)?);
+        durable::write_atomic(&plain.with_extension("idx"), &index, 0o600)?;
+        let ends = summary.first.into_iter().chain(summary.last).collect();
+        self.segments.insert(number, Segment { packed: true, groups: ends });
+        self.release(number)
+    }
+
+    /// Gives the room of a packed file back. The server may still know its name, and has read it.
+    fn release(&self, number: u64) -> io::Result<()> {
+        let plain = self.segment(number);
+        match File::options().write(true).open(&plain) {
+            Ok(file) => file.set_len(0)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        durable::remove_if_there(&plain).map(drop)
+    }
+
+    fn summary(&self, number: u64) -> io::Result<Summary> {
+        let bytes = fs::read(self.segment(number).with_extension("idx"))?;
+        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        Ok(serde_json::from_slice(line)?)
+    }
+
+    /// The transactions of the files from the one of a place on.
+    pub fn groups_from(&self, from: u64) -> io::Result<Vec<Group>> {
+        let mut all = Vec::new();
+        for (number, segment) in self.segments.range(file_of(from)..) {
+            if segment.packed {
+                let bytes = fs::read(self.segment(*number).with_extension("idx"))?;
+                let line = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
+                let groups = zstd::decode_all(bytes.get(line..).unwrap_or_default())?;
+                all.extend(serde_json::from_slice::<Vec<Group>>(&groups)?);
+            } else {
+                all.extend(&segment.groups);
+            }
+        }
+        all.retain(|group| group.end > from);
+        Ok(all)
+    }
+
+    /// The last place where everything before it lies at or before a position.
+    pub fn place_of(&self, position: &Position) -> io::Result<u64> {
+        // The newest files first: it is nearly always there.
+        let mut from = self.first();
+        for (number, segment) in self.segments.iter().rev() {
+            if segment.groups.first().is_some_and(|first| position.holds(first.gtid())) {
+                from = place(*number, 4);
+                break;
+            }
+        }
+        let groups = self.groups_from(from)?;
+        let inside = groups.iter().take_while(|group| position.holds(group.gtid())).last();
+        Ok(inside.map_or(from, |last| last.end))
+    }
+
+    /// Where our name for one of the server's files is.
+    pub fn number_of(&self, live: &str) -> io::Result<Option<u64>> {
+        let inode = fs::metadata(self.dir.join("live").join(live))?.ino();
+        let plain = self.segments.iter().rev().filter(|(_, segment)| !segment.packed);
+        for (number, _) in plain {
+            if fs::metadata(self.segment(*number))?.ino() == inode {
+                return Ok(Some(*number));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Opens a file of the log.
+    fn input(&self, number: u64) -> io::Result<Box<dyn Read>> {
+        let packed = self.segments.get(&number).is_some_and(|segment| segment.packed);
+        Ok(if packed {
+            Box::new(BufReader::new(zstd::Decoder::new(File::open(self.segment(number).with_extension("zst"))?)?))
+        } else {
+            Box::new(BufReader::with_capacity(1 << 18, File::open(self.segment(number))?))
+        })
+    }
+
+    /// Writes what lies between two places as one relay log: each transaction once, those that `known` holds left
+    /// out. The position it leads to; `None` when there is nothing.
+    pub fn copy_out(&self, from: u64, to: u64, known: &Position, path: &Path) -> io::Result<Option<Position>> {
+        let mut out = io::BufWriter::with_capacity(1 << 18, File::create(path)?);
+        out.write_all(&MAGIC)?;
+        let mut copy = Copy { position: known.clone(), out, length: 4, format: None, whole: 4, any: false };
+        let mut groups = Groups::default();
+        for number in self.segments.range(file_of(from)..=file_of(to)).map(|(number, _)| *number) {
+            let mut input = self.input(number)?;
+            input.read_exact(&mut [0; 4])?;
+            let mut at = 4;
+            while place(number, at) < to
+                && let Some(event) = Event::read(&mut input)?
+            {
+                at += event.bytes.len() as u64;
+                copy.event(&event, groups.place(&event), place(number, at) > from)?;
+            }
+        }
+        copy.finish(known)
+    }
+
+    /// Adds a look at production. While nothing is committed only the first and the last of them tell anything.
+    pub fn add_post(&mut self, post: Post) -> io::Result<()> {
+        let Some(last) = self.posts.last().copied() else { return self.keep_post(post) };
+        if last.micros >= post.micros || last.within > post.within {
+            return Ok(());
+        }
+        if last.within == post.within && last.behind == post.behind {
+            if self.idle {
+                self.posts.pop();
+            }
+            self.idle = true;
+            self.posts.push(post);
+            return Ok(());
+        }
+        if std::mem::take(&mut self.idle) {
+            self.posts.pop();
+            self.keep_post(last)?;
+        }
+        self.keep_post(post)
+    }
+
+    fn keep_post(&mut self, post: Post) -> io::Result<()> {
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("posts"))?;
+        let mut line = serde_json::to_vec(&post)?;
+        line.push(b'\n');
+        file.write_all(&line)?;
+        self.posts.push(post);
+        Ok(())
+    }
+
+    /// Drops files before a place.
+    pub fn trim(&mut self, before: u64) -> io::Result<()> {
+        let old: Vec<u64> = self.segments.range(..file_of(before)).map(|(number, _)| *number).collect();
+        for number in old {
+            let plain = self.segment(number);
+            // The index goes last: a file without one would be read as plain.
+            for path in [plain.with_extension("zst"), plain.clone(), plain.with_extension("idx")] {
+                durable::remove_if_there(&path)?;
+            }
+            self.segments.remove(&number);
+        }
+        Ok(())
+    }
+}
+
+/// A relay log being written.
+struct Copy {
+    position: Position,
+    out: io::BufWriter<File>,
+    length: u64,
+    /// The description in force, until it is written.
+    format: Option<Vec<u8>>,
+    /// How much of it is whole.
+    whole: u64,
+    any: bool,
+}
+
+impl Copy {
+    fn event(&mut self, event: &Event, place: Place, wanted: bool) -> io::Result<()> {
+        if event.is_format() {
+            self.format = Some(event.bytes.clone());
+        }
+        let inside = match place {
+            Place::Outside => return Ok(()),
+            Place::Begins(gtid) => {
+                // Whatever was open never ended.
+                self.cut()?;
+                self.any = wanted && !self.position.holds(gtid);
+                self.any
+            }
+            Place::Inside | Place::Ends(_) => self.any,
+        };
+        if !inside {
+            return Ok(());
+        }
+        if let (Place::Begins(_), Some(format)) = (place, self.format.take()) {
+            self.put(&format)?;
+            self.whole = self.length;
+        }
+        self.put(&event.bytes)?;
+        if let Place::Ends(gtid) = place {
+            self.position.take(gtid);
+            self.whole = self.length;
+            self.any = false;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn cut(&mut self) -> io::Result<()> {
+        if self.length > self.whole {
+            self.out.flush()?;
+            self.out.get_ref().set_len(self.whole)?;
+            io::Seek::seek(self.out.get_mut(), io::SeekFrom::Start(self.whole))?;
+            self.length = self.whole;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, known: &Position) -> io::Result<Option<Position>> {
+        self.cut()?;
+        self.out.flush()?;
+        Ok((self.position != *known).then_some(self.position))
+    }
+}
+
+fn read_posts(path: &Path) -> io::Result<Vec<Post>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    // A crash may have left half a line.
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        names.extend(entry?.file_name().into_string());
+    }
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,262 @@
+//! Events of a binary or relay log, read one after another, and the transactions they make up.
+//!
+//! ```text
+//! magic, FORMAT_DESCRIPTION, … GTID ▶ (BEGIN) rows, statements … ▶ XID | COMMIT      a group
+//!                              GTID (standalone) ▶ one statement                     a group
+//! ```
+//!
+//! Layouts: `sql/log_event.h` of MariaDB. A group may go on in the next file of a relay log; one that never ends
+//! (a connection or a machine died) is begun again, and what there was of it counts for nothing.
+
+use std::io::{self, Read};
+
+/// Bytes at the beginning of each file.
+pub const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];
+const HEADER: usize = 19;
+const QUERY: u8 = 2;
+const STOP: u8 = 3;
+const ROTATE: u8 = 4;
+const INTVAR: u8 = 5;
+const RAND: u8 = 13;
+const USER_VAR: u8 = 14;
+const FORMAT: u8 = 15;
+const XID: u8 = 16;
+const TABLE_MAP: u8 = 19;
+const HEARTBEAT: u8 = 27;
+const XA_PREPARE: u8 = 38;
+const ANNOTATE: u8 = 160;
+const CHECKPOINT: u8 = 161;
+const GTID: u8 = 162;
+const GTID_LIST: u8 = 163;
+const ENCRYPTION: u8 = 164;
+const QUERY_COMPRESSED: u8 = 165;
+/// A GTID event's flag: the group is the next statement alone.
+const STANDALONE: u8 = 1;
+
+/// A transaction's number: domain, server, sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gtid {
+    /// The replication domain.
+    pub domain: u32,
+    /// The server that wrote it first.
+    pub server: u32,
+    /// Counted within the domain.
+    pub seq: u64,
+}
+
+/// One event, whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// All its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Event {
+    /// Reads the next event; `None` at the end of what is written so far.
+    pub fn read(from: &mut impl Read) -> io::Result<Option<Self>> {
+        let mut bytes = Vec::with_capacity(256);
+        if from.take(HEADER as u64).read_to_end(&mut bytes)? < HEADER {
+            return Ok(None);
+        }
+        let size = u64::from(u32_at(&bytes, 9));
+        let Some(rest) = size.checked_sub(HEADER as u64) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "an event of a binary log has no sensible size"));
+        };
+        let read = from.take(rest).read_to_end(&mut bytes)?;
+        Ok((read as u64 == rest).then_some(Self { bytes }))
+    }
+
+    /// Seconds since 1970: when the statement began, at its source.
+    pub fn when(&self) -> u32 {
+        u32_at(&self.bytes, 0)
+    }
+
+    fn kind(&self) -> u8 {
+        self.bytes.get(4).copied().unwrap_or(0)
+    }
+
+    fn body(&self) -> &[u8] {
+        self.bytes.get(HEADER..).unwrap_or_default()
+    }
+
+    /// Whether it describes the events that follow.
+    pub fn is_format(&self) -> bool {
+        self.kind() == FORMAT
+    }
+
+    /// Whether it belongs to no transaction.
+    fn is_of_the_file(&self) -> bool {
+        matches!(self.kind(), STOP | ROTATE | FORMAT | HEARTBEAT | CHECKPOINT | GTID_LIST | ENCRYPTION)
+    }
+
+    fn gtid(&self) -> Option<(Gtid, bool)> {
+        if self.kind() != GTID {
+            return None;
+        }
+        let body = self.body();
+        let seq = u64::from(u32_at(body, 0)) | u64::from(u32_at(body, 4)) << 32;
+        let flags = body.get(12).copied().unwrap_or(0);
+        let gtid = Gtid { domain: u32_at(body, 8), server: u32_at(&self.bytes, 5), seq };
+        Some((gtid, flags & STANDALONE != 0))
+    }
+
+    /// Whether a statement ends its group by its words.
+    fn says_end(&self) -> bool {
+        // Thread, seconds, length of the database's name, error, length of the variables; then these, a zero.
+        let body = self.body();
+        let database = usize::from(body.get(8).copied().unwrap_or(0));
+        let variables =
+            usize::from(body.get(11).copied().unwrap_or(0)) | usize::from(body.get(12).copied().unwrap_or(0)) << 8;
+        let text = body.get(13 + variables + database + 1..).unwrap_or_default();
+        [&b"COMMIT"[..], b"ROLLBACK", b"XA COMMIT", b"XA ROLLBACK"]
+            .iter()
+            .any(|word| text.get(..word.len()).is_some_and(|t| t.eq_ignore_ascii_case(word)))
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+/// What an event is to the groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It begins a group (one that was open counts for nothing).
+    Begins(Gtid),
+    /// It belongs to the open group.
+    Inside,
+    /// It is the last of the open group.
+    Ends(Gtid),
+    /// It belongs to no group.
+    Outside,
+}
+
+/// Follows groups from event to event.
+#[derive(Debug, Clone, Default)]
+pub struct Groups {
+    open: Option<(Gtid, bool)>,
+}
+
+impl Groups {
+    /// Where the next event belongs.
+    pub fn place(&mut self, event: &Event) -> Place {
+        if let Some((gtid, standalone)) = event.gtid() {
+            self.open = Some((gtid, standalone));
+            return Place::Begins(gtid);
+        }
+        let Some((gtid, standalone)) = self.open.filter(|_| !event.is_of_the_file()) else { return Place::Outside };
+        let kind = event.kind();
+        let ends = if standalone {
+            !matches!(kind, INTVAR | RAND | USER_VAR | TABLE_MAP | ANNOTATE)
+        } else {
+            matches!(kind, XID | XA_PREPARE) || matches!(kind, QUERY | QUERY_COMPRESSED) && event.says_end()
+        };
+        if ends {
+            self.open = None;
+            return Place::Ends(gtid);
+        }
+        Place::Inside
+    }
+}
+
+#[cfg(test)]
+pub mod forge {
+    //! Events as a server writes them, without checksums.
+    use super::*;
+
+    /// One event.
+    pub fn event(when: u32, kind: u8, server: u32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = when.to_le_bytes().to_vec();
+        bytes.push(kind);
+        bytes.extend(server.to_le_bytes());
+        bytes.extend(u32::try_from(HEADER + body.len()).expect("small").to_le_bytes());
+        bytes.extend([0; 6]);
+        bytes.extend(body);
+        bytes
+    }
+
+    /// A description of the format, as short as it may be here.
+    pub fn format() -> Vec<u8> {
+        event(1, FORMAT, 9, &[4, 0])
+    }
+
+    /// The beginning of a group.
+    pub fn gtid(when: u32, domain: u32, seq: u64, standalone: bool) -> Vec<u8> {
+        let mut body = seq.to_le_bytes().to_vec();
+        body.extend(domain.to_le_bytes());
+        body.push(u8::from(standalone));
+        event(when, GTID, 7, &body)
+    }
+
+    /// A statement.
+    pub fn query(when: u32, text: &str) -> Vec<u8> {
+        let mut body = vec![0; 13];
+        body[8] = 2;
+        body.extend(b"db\0");
+        body.extend(text.as_bytes());
+        event(when, QUERY, 7, &body)
+    }
+
+    /// Rows of a transaction.
+    pub fn rows(when: u32) -> Vec<u8> {
+        event(when, 23, 7, b"rows")
+    }
+
+    /// The end of a transaction.
+    pub fn xid(when: u32) -> Vec<u8> {
+        event(when, XID, 7, &[0; 8])
+    }
+
+    /// A whole transaction.
+    pub fn transaction(when: u32, seq: u64) -> Vec<u8> {
+        [gtid(when, 0, seq, false), rows(when), xid(when)].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::forge::{event, format, gtid, query, rows, xid};
+    use super::*;
+
+    fn places(bytes: &[u8]) -> Vec<Place> {
+        let (mut from, mut groups, mut all) = (bytes, Groups::default(), Vec::new());
+        while let Some(event) = Event::read(&mut from).expect("readable") {
+            all.push(groups.place(&event));
+        }
+        all
+    }
+
+    fn number(seq: u64) -> Gtid {
+        Gtid { domain: 0, server: 7, seq }
+    }
+
+    #[test]
+    fn m06_a_group_ends_with_its_commit_and_nothing_else() {
+        let log = [format(), gtid(5, 0, 1, false), query(5, "INSERT INTO t VALUES ('COMMIT')"), xid(6)].concat();
+        let expected = [Place::Outside, Place::Begins(number(1)), Place::Inside, Place::Ends(number(1))];
+        assert_eq!(places(&log), expected);
+        let log = [gtid(5, 0, 2, true), event(5, INTVAR, 7, &[0; 9]), query(5, "CREATE TABLE t (n int)")].concat();
+        assert_eq!(places(&log), [Place::Begins(number(2)), Place::Inside, Place::Ends(number(2))]);
+        let log = [gtid(5, 0, 3, false), rows(5), query(6, "COMMIT")].concat();
+        assert_eq!(places(&log)[2], Place::Ends(number(3)));
+    }
+
+    #[test]
+    fn a_group_goes_on_behind_what_belongs_to_the_file_and_begins_again_after_a_crash() {
+        let log = [gtid(5, 0, 1, false), event(0, ROTATE, 7, &[0; 9]), format(), rows(5), xid(5)].concat();
+        let expected =
+            [Place::Begins(number(1)), Place::Outside, Place::Outside, Place::Inside, Place::Ends(number(1))];
+        assert_eq!(places(&log), expected);
+        let log = [gtid(5, 0, 1, false), rows(5), format(), gtid(5, 0, 1, false), rows(5), xid(5)].concat();
+        assert_eq!(places(&log).iter().filter(|place| matches!(place, Place::Ends(_))).count(), 1);
+    }
+
+    #[test]
+    fn an_event_that_is_not_whole_is_the_end() {
+        let whole = xid(6);
+        for length in 0..whole.len() {
+            assert_eq!(Event::read(&mut &whole[..length]).expect("readable"), None);
+        }
+        assert!(Event::read(&mut &[0_u8; 40][..]).is_err());
+    }
+}

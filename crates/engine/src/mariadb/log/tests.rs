@@ -1,0 +1,143 @@
+//! The log over forged files: taking in, gaps in nothing, packing, moments, and what is copied out.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use jiff::Timestamp;
+use pando_model::Lsn;
+
+use super::event::forge::{format, gtid, rows, transaction, xid};
+use super::event::{Event, Groups, MAGIC, Place};
+use super::{BinLog, Look, Position};
+use crate::{Point, Want};
+
+type Done = Result<(), Box<dyn std::error::Error>>;
+
+fn append(log: &BinLog, file: &str, parts: &[Vec<u8>]) {
+    let path = log.live(1).with_file_name(file);
+    let fresh = !path.exists();
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(path).expect("a file");
+    if fresh {
+        file.write_all(&MAGIC).expect("written");
+        file.write_all(&format()).expect("written");
+    }
+    file.write_all(&parts.concat()).expect("written");
+}
+
+fn made(dir: &Path) -> BinLog {
+    let log = BinLog::open(&dir.join("log")).expect("a log");
+    assert_eq!(log.begin_epoch(&position("0-7-9"), None).expect("an epoch"), 1);
+    log
+}
+
+fn position(text: &str) -> Position {
+    text.parse().expect("a position")
+}
+
+fn begin(log: &BinLog) -> Point {
+    Point { epoch: 1, timeline: 0, lsn: log.place_of(1, &position("0-7-9")).expect("a place"), time: None }
+}
+
+fn at(log: &BinLog, micros: i64) -> Lsn {
+    let time = Timestamp::from_microsecond(micros).expect("a time");
+    log.locate(&begin(log), Want::Time(time)).expect("looked").expect("found").lsn
+}
+
+fn numbers(path: &Path) -> Vec<u64> {
+    let bytes = fs::read(path).expect("a relay log");
+    let (mut from, mut groups, mut all) = (&bytes[4..], Groups::default(), Vec::new());
+    while let Some(event) = Event::read(&mut from).expect("readable") {
+        if let Place::Ends(gtid) = groups.place(&event) {
+            all.push(gtid.seq);
+        }
+    }
+    assert!(from.is_empty());
+    all
+}
+
+#[test]
+fn m06_a_whole_second_shows_all_of_the_seconds_before_and_nothing_else() -> Done {
+    let dir = tempfile::tempdir()?;
+    let log = made(dir.path());
+    append(&log, "log.000001", &[transaction(100, 10), transaction(100, 11), transaction(101, 12)]);
+    assert!(log.advance(None)?);
+    let ends: Vec<Lsn> = [99_999_999, 100_999_999, 101_000_000, 101_999_999, 102_000_000]
+        .into_iter()
+        .map(|micros| at(&log, micros))
+        .collect();
+    let second = log.place_of(1, &position("0-7-11"))?;
+    let last = log.end(1)?;
+    assert_eq!(ends, [begin(&log).lsn, begin(&log).lsn, second, second, last]);
+    // A look makes it finer.
+    let seen = Look { before: position("0-7-12"), micros: 101_300_000, after: position("0-7-12") };
+    assert!(log.look(&seen)?);
+    assert_eq!((at(&log, 101_299_999), at(&log, 101_300_000)), (second, last));
+    assert_eq!(log.through().map(|time| time.as_microsecond()), Some(101_300_000));
+    Ok(())
+}
+
+#[test]
+fn m07_what_is_copied_out_is_one_stream_that_ends_at_the_transaction() -> Done {
+    let dir = tempfile::tempdir()?;
+    let log = made(dir.path());
+    append(&log, "log.000001", &[transaction(100, 10), gtid(100, 0, 11, false), rows(100)]);
+    append(&log, "log.000002", &[xid(101), transaction(102, 12), transaction(103, 13)]);
+    log.advance(None)?;
+    let out = dir.path().join("relay");
+    let to = log.place_of(1, &position("0-7-12"))?;
+    let reached = log.copy_out(1, begin(&log).lsn, to, &position("0-7-10"), &out)?;
+    assert_eq!((numbers(&out), reached), (vec![11, 12], Some(position("0-7-12"))));
+    // Nothing to replay.
+    assert_eq!(log.copy_out(1, to, to, &position("0-7-12"), &out)?, None);
+    Ok(())
+}
+
+#[test]
+fn m09_what_comes_twice_counts_once_and_what_never_ended_counts_for_nothing() -> Done {
+    let dir = tempfile::tempdir()?;
+    let log = made(dir.path());
+    append(&log, "log.000001", &[transaction(100, 10), transaction(101, 11), gtid(102, 0, 12, false), rows(102)]);
+    log.advance(None)?;
+    // The server begins anew: its names go, and what it had not applied comes again.
+    log.clear_live(1)?;
+    append(&log, "log.000001", &[transaction(101, 11), transaction(102, 12), transaction(103, 13)]);
+    assert!(log.advance(None)?);
+    let out = dir.path().join("relay");
+    log.copy_out(1, begin(&log).lsn, log.end(1)?, &position("0-7-9"), &out)?;
+    assert_eq!(numbers(&out), [10, 11, 12, 13]);
+    assert_eq!(log.position(1)?, position("0-7-13"));
+    Ok(())
+}
+
+#[test]
+fn files_are_packed_behind_the_server_and_read_again_by_the_next_daemon() -> Done {
+    let dir = tempfile::tempdir()?;
+    let log = made(dir.path());
+    append(&log, "log.000001", &[transaction(100, 10)]);
+    append(&log, "log.000002", &[transaction(101, 11)]);
+    append(&log, "log.000003", &[transaction(102, 12)]);
+    log.advance(Some(2))?;
+    let segments = dir.path().join("log/epoch-1/segments");
+    assert!(segments.join("0000000001.idx").exists() && !segments.join("0000000001").exists());
+    assert!(segments.join("0000000002").exists(), "the server still reads it");
+    assert_eq!(fs::metadata(log.live(1).with_file_name("log.000001"))?.len(), 0);
+    log.advance(Some(3))?;
+    let whole = |log: &BinLog| -> Result<Vec<u64>, Box<dyn std::error::Error>> {
+        let out = dir.path().join("relay");
+        log.copy_out(1, begin(log).lsn, log.end(1)?, &position("0-7-9"), &out)?;
+        Ok(numbers(&out))
+    };
+    assert_eq!(whole(&log)?, [10, 11, 12]);
+    drop(log);
+    let log = BinLog::open(&dir.path().join("log"))?;
+    append(&log, "log.000003", &[transaction(103, 13)]);
+    assert!(log.advance(Some(3))?);
+    assert_eq!(whole(&log)?, [10, 11, 12, 13]);
+    assert_eq!(at(&log, 102_000_000), log.place_of(1, &position("0-7-11"))?);
+    log.trim(&Point { lsn: log.place_of(1, &position("0-7-11"))?, ..begin(&log) })?;
+    assert_eq!(log.stretches()[0].first, Lsn(2 << 32 | 4));
+    assert!(!segments.join("0000000001.zst").exists());
+    assert_eq!(log.locate(&Point { lsn: Lsn(4), ..begin(&log) }, Want::End)?, None);
+    Ok(())
+}
