@@ -263,7 +263,7 @@ impl Drop for Production {
 }
 
 /// PostgreSQL refuses to run as root: `postgres` where there is one, else `nobody`; none when not root.
-fn account() -> Option<(u32, u32)> {
+pub(crate) fn account() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }

@@ -30,6 +30,14 @@ impl Oracle {
         self.0.push(Commit { before, after: Timestamp::now() });
     }
 
+    /// The same, by any means.
+    pub fn commit_by(&mut self, commit: impl FnOnce(i64)) {
+        let number = i64::try_from(self.0.len()).unwrap() + 1;
+        let before = Timestamp::now();
+        commit(number);
+        self.0.push(Commit { before, after: Timestamp::now() });
+    }
+
     /// The first and the last moment of it.
     pub fn span(&self) -> (Timestamp, Timestamp) {
         (self.0[0].before, self.0[self.0.len() - 1].after)
@@ -37,11 +45,16 @@ impl Oracle {
 
     /// Asserts that the rows shown are exactly those committed at a moment.
     pub fn check(&self, moment: Timestamp, shown: &str) {
+        self.check_within(moment, SignedDuration::ZERO, shown);
+    }
+
+    /// The same, where what was committed so shortly before may be missing.
+    pub fn check_within(&self, moment: Timestamp, slack: SignedDuration, shown: &str) {
         let shown: Vec<i64> = shown.lines().map(|line| line.parse().unwrap()).collect();
         let last = i64::try_from(shown.len()).unwrap();
         assert_eq!(shown, (1..=last).collect::<Vec<_>>(), "rows are missing at {moment}");
         // The server takes a commit's time somewhere between the two looks at the clock, in microseconds.
-        let must = self.0.iter().take_while(|commit| commit.after <= moment).count();
+        let must = self.0.iter().take_while(|commit| commit.after <= moment - slack).count();
         let may = self.0.iter().take_while(|commit| commit.before <= moment).count();
         assert!((must..=may).contains(&shown.len()), "{moment}: {must}..={may} commits, shown {last}");
     }

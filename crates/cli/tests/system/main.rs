@@ -27,6 +27,7 @@ mod hooks;
 mod kills;
 mod life;
 mod machine;
+mod mariadb;
 mod matrix;
 mod odd_production;
 mod oracle;

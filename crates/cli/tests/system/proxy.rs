@@ -57,6 +57,11 @@ impl Proxy {
         *self.shared.instead.lock().unwrap() = Some((from.into(), to.into()));
     }
 
+    /// Its port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Cuts the line.
     pub fn cut(&self) {
         self.lead_to(0);
