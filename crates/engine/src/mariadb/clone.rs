@@ -228,6 +228,30 @@ fn knock(port: u16, who: &Credentials) -> Result<(), EngineError> {
         .map_err(failed("asking a clone a first query"))
 }
 
+/// Runs a user's statements by MariaDB's own client, which knows `DELIMITER`: all or none, as far as none commits by
+/// itself. They travel in a file, for they may hold secrets.
+pub fn execute(engine: &MariadbEngine, seat: &Seat, source: &Source, statements: &str) -> Result<(), EngineError> {
+    let facts = engine.facts(source)?;
+    let file = seat.run.join("statements.sql");
+    let end = if statements.trim_end().ends_with(';') { "" } else { "\n;" };
+    let text = format!("SET SESSION autocommit = 0;\n{statements}{end}\nCOMMIT;\n");
+    seat::write(&file, &text, seat.account.as_ref())?;
+    let mut command = engine.installations.of(facts.series)?.tool("mariadb")?.command().args([
+        "--no-defaults".to_owned(),
+        "--protocol=socket".to_owned(),
+        format!("--socket={}", config::socket(&seat.run).display()),
+        format!("--user={}", config::KEEPER),
+        "--abort-source-on-error".to_owned(),
+        format!("--execute=SOURCE {}", file.display()),
+    ]);
+    if let Some(database) = source.url.database() {
+        command = command.arg(format!("--database={database}"));
+    }
+    let done = command.account(seat.account.as_ref()).run().map(drop);
+    pando_host::durable::remove_if_there(&file).map_err(super::io("removing a file of statements"))?;
+    done.map_err(|source| EngineError::Tool { action: "running statements on a clone".to_owned(), source })
+}
+
 /// A tree that was stopped: what a clone of it does not need goes.
 pub fn slim(seat: &Seat) -> Result<(), EngineError> {
     tree::clean(&seat.data)?;

@@ -270,6 +270,10 @@ impl Engine for MariadbEngine {
         set.iter().try_for_each(|(name, value)| config::check(name, value))
     }
 
+    fn execute(&self, seat: &Seat, source: &Source, statements: &str) -> Result<(), EngineError> {
+        clone::execute(self, seat, source, statements)
+    }
+
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {
         Some(format!(
             "{}://{}:{}@127.0.0.1:{port}/{}",
