@@ -36,6 +36,7 @@ mod proxy;
 mod redis;
 mod refusals;
 mod sanitised;
+mod several;
 mod small_disk;
 mod stand;
 mod toolkit;
