@@ -70,8 +70,8 @@ impl Verb for Refresh {
         Step { name: "admit", apply: Self::admit, undo: keep },
         Step { name: "configure", apply: Self::configure, undo: Self::no_hook },
         Step { name: "swap", apply: Self::swap, undo: Self::swap_back },
-        Step { name: "timeline", apply: Self::timeline, undo: keep },
         Step { name: "post-hooks", apply: Self::post, undo: Self::no_hook },
+        Step { name: "timeline", apply: Self::timeline, undo: keep },
         Step { name: "clear", apply: Self::clear, undo: keep },
     ];
     const POINT_OF_NO_RETURN: usize = 11;
