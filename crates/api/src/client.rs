@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use pando_model::{
     ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, EventView, ExportRequest, ImportRequest,
     LeaseRequest, LinkRequest, ListView, LogView, MomentRequest, Name, OperationId, OperationView, Problem,
-    RefreshRequest, ShowView, TimelineView,
+    RefreshRequest, ShowView, SnapshotRequest, TimelineView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -200,8 +200,8 @@ impl Client {
     }
 
     /// Takes a snapshot of an app or clone.
-    pub async fn snapshot(&self, name: &Name) -> Answer<OperationView> {
-        self.bare(Method::POST, &paths::under_name(name, "snapshots")).await
+    pub async fn snapshot(&self, name: &Name, body: &SnapshotRequest) -> Answer<OperationView> {
+        self.call(Method::POST, &paths::under_name(name, "snapshots"), Some(body)).await
     }
 
     /// Gives a moment a name.

@@ -4,7 +4,8 @@
 
 use pando_model::{
     ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, EventView, ExportRequest, ImportRequest,
-    LeaseRequest, LinkRequest, ListView, LogView, OperationView, Problem, RefreshRequest, ShowView, TimelineView,
+    LeaseRequest, LinkRequest, ListView, LogView, OperationView, Problem, RefreshRequest, ShowView, SnapshotRequest,
+    TimelineView,
 };
 use utoipa::OpenApi;
 
@@ -67,7 +68,7 @@ calls! {
         ("source" = Option<String>, Query, description = "One source; all when absent")
     ) => 200 LogView;
     /// Take a snapshot of an app (syncs first) or a clone
-    post snapshot, "/v1/names/{name}/snapshots" (("name" = String, Path, description = "An app's or clone's name")) => 202 OperationView;
+    post snapshot, "/v1/names/{name}/snapshots" (("name" = String, Path, description = "An app's or clone's name")) <- SnapshotRequest => 202 OperationView;
     /// Give a moment a name, and pin it
     post bookmark, "/v1/names/{name}/bookmarks" (("name" = String, Path, description = "An app's or clone's name")) <- BookmarkRequest => 202 OperationView;
     /// Forget a bookmark

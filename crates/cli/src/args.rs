@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind as ClapKind};
 use clap::{Args, Parser, Subcommand};
-use pando_model::{ErrorKind, Problem};
+use pando_model::{ErrorKind, Problem, SnapshotRequest};
 
 use crate::commands::{adopt, apply, clone, connect, generate, keep, link, look, serve, time, toolkit, travel};
 use crate::demo::DemoArgs;
@@ -132,6 +132,23 @@ pub struct Detach {
     /// Do not wait: print the operation's id
     #[arg(long)]
     pub detach: bool,
+}
+
+/// What holds production's writes.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Fence {
+    /// Hold production's writes for a moment, at most so long, so that all sources are cut at exactly one instant
+    /// [without a value: 10s]
+    #[arg(long, value_name = "SPAN", num_args = 0..=1, default_missing_value = "10s", require_equals = true)]
+    #[arg(value_parser = crate::settings::seconds)]
+    pub fence: Option<i64>,
+}
+
+impl Fence {
+    /// The body of the call.
+    pub fn body(self) -> SnapshotRequest {
+        SnapshotRequest { fence_seconds: self.fence.and_then(|seconds| u64::try_from(seconds).ok()) }
+    }
 }
 
 /// Help and version are answers; all else is wrong usage, said in one line with a hint.

@@ -13,7 +13,7 @@ use pando_api::{InitRequest, MAX_WAIT_MS, VersionView, openapi_json, paths};
 use pando_model::{
     ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, ErrorKind, EventView, ExportRequest, ImportRequest,
     LeaseRequest, LinkRequest, ListView, LogView, Moment, MomentRequest, Name, OperationId, OperationView, Problem,
-    RefreshRequest, Request, ShowView, TimelineView,
+    RefreshRequest, Request, ShowView, SnapshotRequest, TimelineView,
 };
 use pando_operations::Pando;
 use serde::Deserialize;
@@ -65,7 +65,7 @@ fn writes() -> Router<Daemon> {
         .route(paths::APPLY, post(apply))
         .route(paths::APPLY_PLAN, post(plan))
         .route(paths::APP, delete(unlink))
-        .route(paths::SNAPSHOTS, on_name(|name| Request::Snapshot { name }))
+        .route(paths::SNAPSHOTS, post(snapshot))
         .route(paths::BOOKMARKS, post(bookmark))
         .route(paths::BOOKMARK, delete(unbookmark))
         .route(paths::CLONES, post(clone))
@@ -201,6 +201,14 @@ async fn bookmark(
 
 async fn unbookmark(State(daemon): State<Daemon>, InPath((name, bookmark)): InPath<(Name, Name)>) -> Begun {
     daemon.submit(Request::Unbookmark { name, bookmark }).await
+}
+
+async fn snapshot(
+    State(daemon): State<Daemon>,
+    InPath(name): InPath<Name>,
+    InBody(body): InBody<SnapshotRequest>,
+) -> Begun {
+    daemon.submit(Request::Snapshot { name, body }).await
 }
 
 async fn apply(State(daemon): State<Daemon>, InBody(body): InBody<LinkRequest>) -> Begun {

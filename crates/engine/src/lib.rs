@@ -335,6 +335,20 @@ pub trait Engine: Send + Sync {
     /// Takes away what Pando left on production (its replication slot). Production may be unreachable.
     fn detach(&self, source: &Source) -> Result<(), EngineError>;
 
+    /// Whether `fence` can hold production's writes.
+    fn can_fence(&self) -> bool {
+        false
+    }
+    /// Holds production's writes for at most `limit`, so that a cut through several sources is exact. It stands when
+    /// this returns, and production itself ends it when the time is over, whatever becomes of Pando.
+    fn fence(&self, _source: &Source, _limit: std::time::Duration) -> Result<(), EngineError> {
+        Err(EngineError::Invalid(format!("{} sources cannot hold writes", self.kind())))
+    }
+    /// Ends `fence`; that there is none is no error. Answers whether it stood until now.
+    fn unfence(&self, _source: &Source) -> Result<bool, EngineError> {
+        Ok(false)
+    }
+
     /// The stretches of log there are, oldest first. Empty for engines without a log.
     fn stretches(&self, log: &std::path::Path) -> Result<Vec<Stretch>, EngineError>;
     /// The point of a log that stands for a moment, inside one epoch, not before `from`.

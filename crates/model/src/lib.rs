@@ -26,7 +26,7 @@ pub use nearest::nearest;
 pub use policy::{Policy, Tier};
 pub use request::{
     BookmarkRequest, CloneRequest, ContainerWish, ExportRequest, ImportRequest, LeaseRequest, LinkRequest, LinkSource,
-    MomentRequest, RefreshRequest, Request, SettingChange,
+    MomentRequest, RefreshRequest, Request, SettingChange, SnapshotRequest,
 };
 pub use source::{EngineKind, SourceUrl, SourceUrlError};
 pub use state::{AppState, CloneState, OperationState, Profile, RuntimeKind, StepState};

@@ -142,6 +142,16 @@ pub struct RefreshRequest {
 /// A bare moment, for calls that take nothing else.
 pub type MomentRequest = RefreshRequest;
 
+/// `snapshot`: freezes a state.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SnapshotRequest {
+    /// Hold production's writes meanwhile, for at most so many seconds, so that the cut is exact. Only sources that can
+    /// do that are held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence_seconds: Option<u64>,
+}
+
 /// `bookmark`: gives a moment a name, and pins it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -202,6 +212,9 @@ pub enum Request {
     Snapshot {
         /// The app or clone.
         name: Name,
+        /// How.
+        #[serde(flatten)]
+        body: SnapshotRequest,
     },
     /// Name and pin a moment.
     Bookmark {

@@ -237,9 +237,15 @@ impl Pando {
                 let names = [app.to_string(), format!("{app}/prepare"), follow::units_of(&app)];
                 self.begin(&names, |world| unlink::Unlink::new(world, app))
             }
-            Request::Snapshot { name } => {
+            Request::Snapshot { name, body } => {
                 let names = [name.to_string()];
-                self.begin(&names, |world| Ok(snapshot::Snapshot::new(world, &Owner::named(world, &name)?)))
+                self.begin(&names, |world| {
+                    let owner = Owner::named(world, &name)?;
+                    match body.fence_seconds {
+                        Some(seconds) => snapshot::Snapshot::fenced(world, &owner, seconds),
+                        None => Ok(snapshot::Snapshot::new(world, &owner)),
+                    }
+                })
             }
             Request::Bookmark { name, body } => {
                 let mut names = vec![format!("{name}/bookmark/{}", body.bookmark)];

@@ -108,13 +108,19 @@ impl IntoProblem for EngineError {
 
 /// What helps against libpq's usual refusals.
 fn production_hint(text: &str) -> Option<&'static str> {
-    const KNOWN: [(&str, &str); 7] = [
+    const KNOWN: [(&str, &str); 9] = [
         ("password authentication failed", "check the user and password in the URL"),
         ("no password supplied", "put the password into the URL: postgres://USER:PASSWORD@HOST/DATABASE"),
         (
             "no pg_hba.conf entry",
             "let this machine in: a line in production's pg_hba.conf, then SELECT pg_reload_conf();",
         ),
+        (
+            "permission denied for table",
+            "a fence locks tables: GRANT pg_maintain TO the role of the URL (PostgreSQL 17 and later), or GRANT UPDATE, \
+             DELETE, TRUNCATE ON ALL TABLES IN SCHEMA …",
+        ),
+        ("lock timeout", "something writes for longer than a fence waits: try again when it is over"),
         ("Connection refused", "check host and port, and that production listens on that address"),
         ("could not translate host name", "check the host's name in the URL"),
         ("timeout expired", "check host, port and firewalls: nobody answers there"),

@@ -248,6 +248,21 @@ fn reach(run: &Run, owner: &Owner, enough: Option<Timestamp>) -> Done<Timestamp>
     Ok(all.unwrap_or_else(|| world.now()))
 }
 
+/// A second that all logs have reached, by the clock that is ahead: with production's writes held, no commit lies
+/// between what each source shows at it and the hold.
+pub fn one_second(run: &Run, owner: &Owner) -> Done<Timestamp> {
+    reach(run, owner, None)?;
+    let logs = || owner.sources.iter().filter(|(_, held)| crate::units::has_log(held.kind));
+    let latest = logs().filter_map(|(name, _)| run.world.live(&owner.id, name).pulse.through).max();
+    let Some(latest) = latest else { return Ok(run.world.now()) };
+    if logs().count() > 1 && reach(run, owner, Some(latest))? < latest {
+        return Err(refused("the clocks of the sources are too far apart for one second of all")
+            .hint("synchronise production's clocks")
+            .into());
+    }
+    Ok(latest)
+}
+
 fn serve_time(run: &Run, owner: &Owner, time: Timestamp, asked: String) -> Done<Plan> {
     let world = &run.world;
     let mut snapshots = owner.snapshots(world)?;

@@ -8,6 +8,7 @@
 //! | `tests/crash.rs` | the loop: every point of every case fails, dies, dies again while it is mended |
 //! | `tests/claims.rs` | who may do what while somebody else does something; a full pool |
 //! | `tests/hooks.rs` | which hooks run when, and what a failing one leaves |
+//! | `tests/fence.rs` | writes of production held, and let go |
 //! | `tests/heartbeat.rs` | lost mirrors, dead servers, leases |
 //! | `tests/times.rs` | what each second shows |
 
@@ -15,6 +16,7 @@ mod agree;
 mod cases;
 mod claims;
 mod crash;
+mod fence;
 mod heartbeat;
 mod hooks;
 mod kit;

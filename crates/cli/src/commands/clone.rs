@@ -6,7 +6,7 @@ use pando_api::ClientError;
 use pando_model::{CloneRequest, ContainerWish, LeaseRequest, Name, OperationView, Profile, RuntimeKind};
 
 use super::then_show;
-use crate::args::Detach;
+use crate::args::{Detach, Fence};
 use crate::context::Context;
 use crate::errors::{Done, Error};
 use crate::{human, output, settings};
@@ -48,6 +48,8 @@ pub struct CloneArgs {
     /// Make indexes on texts again where the image sorts them in another order than production; else it is refused
     #[arg(long)]
     reindex: bool,
+    #[command(flatten)]
+    fence: Fence,
     #[command(flatten)]
     detach: Detach,
 }
@@ -100,9 +102,10 @@ pub struct LeaseArgs {
 /// Makes a clone. Answers when a query was answered.
 pub async fn clone(context: &Context, args: CloneArgs) -> Done {
     let target = context.target(&args.target)?;
+    let moment = super::keep::fenced(context, &target, args.fence).await?;
     let body = CloneRequest {
         from: target.name,
-        moment: target.moment,
+        moment,
         clone: args.clone,
         profile: args.profile,
         record: args.record,

@@ -1,12 +1,12 @@
 //! What keeps a moment: `snapshot`, `bookmark`, `unbookmark`.
 
 use clap::Args;
-use pando_model::{BookmarkRequest, Name, OperationView};
+use pando_model::{BookmarkRequest, ErrorKind, Moment, Name, OperationView, Target};
 
 use super::then_say;
-use crate::args::Detach;
+use crate::args::{Detach, Fence};
 use crate::context::Context;
-use crate::errors::Done;
+use crate::errors::{Done, Error};
 use crate::output;
 
 /// Arguments of `snapshot`.
@@ -14,6 +14,8 @@ use crate::output;
 pub struct SnapshotArgs {
     /// An app's or clone's name
     name: Name,
+    #[command(flatten)]
+    fence: Fence,
     #[command(flatten)]
     detach: Detach,
 }
@@ -26,6 +28,8 @@ pub struct BookmarkArgs {
     target: String,
     /// The bookmark's name
     bookmark: Name,
+    #[command(flatten)]
+    fence: Fence,
     #[command(flatten)]
     detach: Detach,
 }
@@ -43,11 +47,26 @@ pub struct UnbookmarkArgs {
 
 /// Takes a snapshot, and prints its id.
 pub async fn snapshot(context: &Context, args: &SnapshotArgs) -> Done {
-    match context.finish(context.client.snapshot(&args.name).await?, args.detach).await? {
+    match context.finish(context.client.snapshot(&args.name, &args.fence.body()).await?, args.detach).await? {
         Some(ended) if context.json => output::json(&ended),
         Some(ended) => output::line(&made(&ended)),
         None => Ok(()),
     }
+}
+
+/// The moment to take: as typed, or with a fence a fresh snapshot behind one.
+pub async fn fenced(context: &Context, target: &Target, fence: Fence) -> Done<Option<Moment>> {
+    if fence.fence.is_none() {
+        return Ok(target.moment.clone());
+    }
+    if target.moment.as_ref().is_some_and(|moment| *moment != Moment::Now) {
+        return Err(Error::usage("a fence holds writes now, not at another moment", format!("{}@now", target.name)));
+    }
+    let begun = context.client.snapshot(&target.name, &fence.body()).await?;
+    let ended = context.finish(begun, Detach { detach: false }).await?;
+    let id = ended.map(|ended| made(&ended)).and_then(|id| id.parse().ok());
+    let missing = || Error::new(ErrorKind::Failed, "the snapshot behind the fence was not made");
+    Ok(Some(Moment::Snapshot(id.ok_or_else(missing)?)))
 }
 
 /// The id of what an operation made: the id in its result, whether bare or in a view.
@@ -63,7 +82,8 @@ fn made(ended: &OperationView) -> String {
 pub async fn bookmark(context: &Context, args: BookmarkArgs) -> Done {
     let target = context.target(&args.target)?;
     let said = format!("{}@{} is kept", target.name, args.bookmark);
-    let body = BookmarkRequest { bookmark: args.bookmark, moment: target.moment };
+    let moment = fenced(context, &target, args.fence).await?;
+    let body = BookmarkRequest { bookmark: args.bookmark, moment };
     then_say(context, context.client.bookmark(&target.name, &body).await, args.detach, &said).await
 }
 

@@ -33,7 +33,7 @@ fn slot<'a>(facts: &Facts, source: &'a Source) -> Option<&'a str> {
     facts.slot.then_some(source.tag.as_str())
 }
 
-fn literal(text: &str) -> String {
+pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 

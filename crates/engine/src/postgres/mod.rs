@@ -8,6 +8,7 @@
 //! | `mirror.rs` | first copy, standby, receiver, how far we are |
 //! | `wal/` | the log: records, index from time to position, segments for a replay |
 //! | `tree.rs`, `settings.rs`, `control.rs` | a tree's files |
+//! | `fence.rs` | writes of production held for an exact cut |
 //! | `session.rs`, `admit.rs` | inside Pando's own servers |
 //! | `image.rs` | servers in containers |
 
@@ -16,6 +17,7 @@ mod admit;
 mod any_text;
 mod control;
 mod facts;
+mod fence;
 mod image;
 mod install;
 mod mirror;
@@ -321,6 +323,20 @@ impl Engine for PostgresEngine {
     fn detach(&self, source: &Source) -> Result<(), EngineError> {
         let facts = self.facts(source)?;
         if facts.slot { mirror::drop_slot(self, source) } else { Ok(()) }
+    }
+
+    fn can_fence(&self) -> bool {
+        true
+    }
+
+    fn fence(&self, source: &Source, limit: Duration) -> Result<(), EngineError> {
+        let facts = self.facts(source)?;
+        fence::raise(self, self.installations().of(facts.major)?, source, limit)
+    }
+
+    fn unfence(&self, source: &Source) -> Result<bool, EngineError> {
+        let facts = self.facts(source)?;
+        fence::lower(self, self.installations().of(facts.major)?, source)
     }
 
     fn stretches(&self, log: &Path) -> Result<Vec<Stretch>, EngineError> {

@@ -2,7 +2,7 @@
 //! by the same libpq that `pg_basebackup` and the standby's receiver use. The password travels in the
 //! environment only.
 
-use pando_host::{Account, Finished, ToolError};
+use pando_host::{Account, Finished, Tool, ToolError};
 use pando_model::SourceUrl;
 
 use super::install::Installation;
@@ -51,6 +51,18 @@ pub fn query(
     run(installation, account, url, &conninfo(url, &[("dbname", database), ("application_name", "pando")]), sql)
 }
 
+/// The same in a session that is known by a name of its own.
+pub fn query_as(
+    psql: &Tool,
+    account: Option<&Account>,
+    url: &SourceUrl,
+    session: &str,
+    sql: &str,
+) -> Result<String, EngineError> {
+    let database = url.database().or(url.user.as_deref()).unwrap_or("postgres");
+    run_by(psql, account, url, &conninfo(url, &[("dbname", database), ("application_name", session)]), sql)
+}
+
 /// Runs a command of the replication protocol on production.
 pub fn replication(
     installation: &Installation,
@@ -69,8 +81,17 @@ fn run(
     conninfo: &str,
     sql: &str,
 ) -> Result<String, EngineError> {
-    let mut command = installation
-        .tool("psql")?
+    run_by(&installation.tool("psql")?, account, url, conninfo, sql)
+}
+
+fn run_by(
+    psql: &Tool,
+    account: Option<&Account>,
+    url: &SourceUrl,
+    conninfo: &str,
+    sql: &str,
+) -> Result<String, EngineError> {
+    let mut command = psql
         .command()
         .args(["--no-psqlrc", "--no-align", "--tuples-only", "--quiet", "--no-password"])
         .args(["--set", "ON_ERROR_STOP=1", "--dbname", conninfo, "--command", sql])

@@ -39,6 +39,7 @@ struct Inner {
     starting: bool,
     refused: Option<String>,
     held: BTreeSet<PathBuf>,
+    fences: BTreeSet<String>,
     slots: BTreeSet<String>,
     calls: BTreeMap<&'static str, u64>,
     failing: BTreeMap<&'static str, u64>,
@@ -60,6 +61,7 @@ impl SimEngine {
             starting: false,
             refused: None,
             held: BTreeSet::new(),
+            fences: BTreeSet::new(),
             slots: BTreeSet::new(),
             calls: BTreeMap::new(),
             failing: BTreeMap::new(),
@@ -115,6 +117,16 @@ impl SimEngine {
     /// The mirrors that production keeps log for: tags that were ingested and not detached.
     pub fn slots(&self) -> Vec<String> {
         self.lock().slots.iter().cloned().collect()
+    }
+
+    /// The mirrors for which production's writes are held.
+    pub fn fences(&self) -> Vec<String> {
+        self.lock().fences.iter().cloned().collect()
+    }
+
+    /// A fence's time is over.
+    pub fn drop_fences(&self) {
+        self.lock().fences.clear();
     }
 
     /// Whether a mirror is being held.
@@ -233,6 +245,19 @@ impl Engine for SimEngine {
     fn hold(&self, seat: &Seat, _source: &Source) -> Result<(), EngineError> {
         self.enter("hold")?.held.insert(seat.data.clone());
         Ok(())
+    }
+
+    fn can_fence(&self) -> bool {
+        true
+    }
+
+    fn fence(&self, source: &Source, _limit: std::time::Duration) -> Result<(), EngineError> {
+        self.enter("fence")?.fences.insert(source.tag.clone());
+        Ok(())
+    }
+
+    fn unfence(&self, source: &Source) -> Result<bool, EngineError> {
+        Ok(self.enter("unfence")?.fences.remove(&source.tag))
     }
 
     fn release(&self, seat: &Seat, _source: &Source) -> Result<(), EngineError> {

@@ -163,6 +163,8 @@ fn surroundings(kit: &Kit, all: &All, wrong: &mut Vec<String>) {
             }
         }
     }
+    // What could not be lowered ends by itself; all else must be.
+    wrong.extend(kit.engine.fences().iter().map(|tag| format!("production's writes are held for {tag}")));
     // Production may be away for ever; then the user is told.
     let told = kit.world.catalog.events(0).unwrap().iter().any(|event| event.kind == "slot-left-behind");
     let mut slots: BTreeSet<String> = kit.engine.slots().into_iter().collect();

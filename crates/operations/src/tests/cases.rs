@@ -207,13 +207,6 @@ pub const CASES: &[Case] = &[
     )
     .leaving_snapshot(),
     Case::new(
-        "refresh rewind hooks",
-        with_hooks,
-        |world| run_refresh(world, Origin::Own, Some(Moment::Bookmark(name("then")))),
-        |kit| kit.there("dev").asked == "then" && stitched(kit, "dev"),
-    )
-    .leaving_snapshot(),
-    Case::new(
         "stop hooks",
         with_hooks,
         |world| go(world, &["dev"], |world| power::Stop::new(world, name("dev"))),
@@ -247,6 +240,7 @@ pub const CASES: &[Case] = &[
         |world| run_snapshot(world, "shop"),
         |kit| kit.snapshots("shop").len() == 2,
     ),
+    Case::new("snapshot fence", with_files, run_fenced, |kit| kit.snapshots("shop").len() == 2),
     Case::new("snapshot clone", with_clone, |world| run_snapshot(world, "dev"), |kit| kit.snapshots("dev").len() == 1),
     Case::new(
         "bookmark",
@@ -435,6 +429,10 @@ fn epochs(kit: &Kit) -> usize {
 
 fn run_snapshot(world: &Arc<World>, of: &str) -> Done<()> {
     go(world, &[of], |world| Ok(snapshot::Snapshot::new(world, &Owner::named(world, &name(of))?)))
+}
+
+fn run_fenced(world: &Arc<World>) -> Done<()> {
+    go(world, &["shop"], |world| snapshot::Snapshot::fenced(world, &Owner::named(world, &name("shop"))?, 10))
 }
 
 fn run_bookmark(world: &Arc<World>, of: &str, at: Option<&str>) -> Done<()> {

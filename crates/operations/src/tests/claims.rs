@@ -196,8 +196,8 @@ fn makers() -> Vec<Request> {
         Request::Link(pando_model::LinkRequest { app: name("other"), ..shop(false) }),
         Request::Clone(request("shop", None, "fresh")),
         Request::Clone(recording),
-        Request::Snapshot { name: name("shop") },
-        Request::Snapshot { name: name("dev") },
+        Request::Snapshot { name: name("shop"), body: Default::default() },
+        Request::Snapshot { name: name("dev"), body: Default::default() },
         Request::Refresh { clone: name("dev"), moment: Moment::Latest },
         Request::Bookmark { name: name("dev"), body: BookmarkRequest { bookmark: name("here"), moment: None } },
     ]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use pando_engine::{
@@ -13,9 +13,13 @@ use pando_engine::{
 use pando_host::Clock;
 use pando_model::{DoctorItem, EngineKind, Lsn, SettingChange, SourceUrl};
 
+/// What happens during a sync.
+type During = Box<dyn Fn() + Send>;
+
 #[derive(Clone)]
 pub struct StillEngine {
     clock: Arc<dyn Clock>,
+    during: Arc<Mutex<Option<During>>>,
 }
 
 fn plan(role: &'static str, seat: &Seat) -> UnitPlan {
@@ -33,11 +37,19 @@ fn plan(role: &'static str, seat: &Seat) -> UnitPlan {
 
 impl StillEngine {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock }
+        Self { clock, during: Arc::default() }
+    }
+
+    /// Happens during each sync.
+    pub fn on_sync(&self, during: impl Fn() + Send + 'static) {
+        *self.during.lock().unwrap() = Some(Box::new(during));
     }
 
     /// What the program that syncs does.
     pub fn synced(&self, data: &Path) {
+        if let Some(during) = self.during.lock().unwrap().as_ref() {
+            during();
+        }
         std::fs::create_dir_all(data).unwrap();
         std::fs::write(data.join("stamp"), self.clock.now().to_string()).unwrap();
     }

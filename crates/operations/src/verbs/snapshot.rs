@@ -4,11 +4,16 @@
 //! everything is frozen at once: so the databases stand at or before the moment, the files at or after it.
 //! The moment is the beginning of the sync. Without directories it is what the log is complete up to.
 //!
+//! With a fence production's writes are held for some seconds while the directories are synced once more and the logs
+//! are brought up to one second: the cut is exact. Production ends a fence by itself when its time is over; a snapshot
+//! whose fence fell before it was done fails.
+//!
 //! # Crash consistency
 //! The record is written first, incomplete: nobody sees it. Undo destroys the trees of that record, lets
 //! held databases and paused units go on, and drops the record.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use pando_catalog::{SnapshotRecord, SnapshotSource};
@@ -16,9 +21,10 @@ use pando_engine::Link;
 use pando_model::{HookPoint, Name, OwnerId, PoolSnapshotId, SnapshotId, UnitId};
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{Done, Fault, failed};
+use crate::fault::{Done, Fault, failed, refused};
 use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep, run_now};
+use crate::moments;
 use crate::owner::{Owner, tree_seat};
 use crate::units;
 use crate::world::World;
@@ -35,6 +41,9 @@ pub struct Snapshot {
     pub id: SnapshotId,
     trees: Vec<PoolSnapshotId>,
     asked: Timestamp,
+    /// Seconds for which production's writes may be held.
+    #[serde(default)]
+    fence: Option<u64>,
     /// The hooks' unit.
     hook: UnitId,
     /// Whether the hooks behind a snapshot were run.
@@ -109,9 +118,29 @@ impl Snapshot {
             id,
             trees,
             asked: world.now(),
+            fence: None,
             hook: hooks::fresh_unit(world),
             posted: false,
         }
+    }
+
+    /// The same with production's writes held, for at most so many seconds.
+    pub fn fenced(world: &World, owner: &Owner, seconds: u64) -> Done<Self> {
+        const LONGEST: u64 = 60;
+        let refuse = |text: String, hint: &str| Err(Fault::Problem(refused(text).hint(hint)));
+        if seconds == 0 || seconds > LONGEST {
+            return refuse(format!("a fence stands between one and {LONGEST} seconds"), "--fence 10s");
+        }
+        if owner.clone.is_some() {
+            return refuse(
+                format!("{} is a clone: all its sources are frozen at one instant", owner.name),
+                "leave --fence out",
+            );
+        }
+        if !owner.sources.values().any(|held| held.engine.can_fence()) {
+            return refuse(format!("no source of {} can hold writes", owner.name), "leave --fence out");
+        }
+        Ok(Self { fence: Some(seconds), ..Self::new(world, owner) })
     }
 
     fn owner(&self, run: &Run) -> Done<Owner> {
@@ -171,23 +200,38 @@ impl Snapshot {
     /// Holds the databases and brings the directories up to date.
     fn sync(&mut self, run: &Run) -> Done<()> {
         let owner = self.owner(run)?;
-        let mut syncs = Vec::new();
-        for (name, held) in owner.sources.iter().filter(|_| owner.clone.is_none()) {
-            if let Some(plan) = held.engine.sync(&held.seat, &held.source)? {
-                syncs.push((name, held, plan));
+        let Some(seconds) = self.fence else { return self.sync_held(run, &owner) };
+        // What takes long is done before anybody has to wait.
+        sync_all(run, &owner)?;
+        for held in owner.sources.values().filter(|held| held.engine.can_fence()) {
+            held.engine.fence(&held.source, Duration::from_secs(seconds))?;
+        }
+        run.pass("snapshot.sync.fenced")?;
+        self.sync_held(run, &owner)?;
+        self.asked = moments::one_second(run, &owner)?;
+        for (name, held) in owner.sources.iter().filter(|(_, held)| held.engine.can_fence()) {
+            if !held.engine.unfence(&held.source)? {
+                let text = format!("the fence of {name} fell after {seconds} s, before the snapshot was done");
+                return Err(failed(text).hint("a longer one: --fence 30s").into());
             }
         }
-        for held in owner.sources.values().filter(|held| !syncs.is_empty() || held.engine.must_hold()) {
+        Ok(())
+    }
+
+    /// Holds the databases where they are and brings the directories up to date behind them.
+    fn sync_held(&mut self, run: &Run, owner: &Owner) -> Done<()> {
+        let mut syncs = self.fence.is_some();
+        for held in owner.sources.values().filter(|_| owner.clone.is_none()) {
+            syncs |= held.engine.sync(&held.seat, &held.source)?.is_some();
+        }
+        for held in owner.sources.values().filter(|held| syncs || held.engine.must_hold()) {
             held.engine.hold(&held.seat, &held.source)?;
         }
-        if syncs.is_empty() {
+        if !syncs {
             return Ok(());
         }
         self.asked = run.world.now();
-        for (name, held, plan) in syncs {
-            units::run_to_end(run, held, &format!("syncing {name}"), plan)?;
-        }
-        Ok(())
+        sync_all(run, owner)
     }
 
     fn unsync(&mut self, run: &Run) -> Done<()> {
@@ -196,6 +240,12 @@ impl Snapshot {
             if owner.clone.is_none() || held.engine.must_hold() {
                 if let Some(unit) = held.units.get("sync") {
                     run.world.runtime.ensure_gone(unit)?;
+                }
+                // Production ends it by itself if this does not.
+                if self.fence.is_some()
+                    && let Err(error) = held.engine.unfence(&held.source)
+                {
+                    tracing::debug!(%error, "a fence could not be lowered; it ends by itself");
                 }
                 // A mirror whose server is down holds nothing.
                 if let Err(error) = held.engine.release(&held.seat, &held.source) {
@@ -251,7 +301,8 @@ impl Snapshot {
         let world = &run.world;
         let owner = self.owner(run)?;
         let synced = owner.clone.is_none() && owner.sources.values().any(|held| !units::has_log(held.kind));
-        for held in owner.sources.values().filter(|held| synced || held.engine.must_hold()) {
+        let held_back = synced || self.fence.is_some();
+        for held in owner.sources.values().filter(|held| held_back || held.engine.must_hold()) {
             held.engine.release(&held.seat, &held.source)?;
         }
         let volumes = owner.volumes();
@@ -269,7 +320,11 @@ impl Snapshot {
         if synced {
             self.wait_for_log(run, &owner)?;
         }
-        let moment = if synced || owner.clone.is_some() { self.asked } else { self.reached(run, &owner, &marks)? };
+        let moment = if synced || owner.clone.is_some() || self.fence.is_some() {
+            self.asked
+        } else {
+            self.reached(run, &owner, &marks)?
+        };
         let mut record: SnapshotRecord = world
             .catalog
             .get(self.id.as_str())?
@@ -340,4 +395,14 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+/// Brings all directories up to date.
+fn sync_all(run: &Run, owner: &Owner) -> Done<()> {
+    for (name, held) in &owner.sources {
+        if let Some(plan) = held.engine.sync(&held.seat, &held.source)? {
+            units::run_to_end(run, held, &format!("syncing {name}"), plan)?;
+        }
+    }
+    Ok(())
 }
