@@ -51,3 +51,24 @@ fn a_rails_application_is_cloned_at_two_moments() {
         assert!(said.contains(line), "{line} in {said}");
     }
 }
+
+#[test]
+fn a_wordpress_is_cloned_at_two_moments() {
+    let tools = ["mariadbd", "php", "curl", "rsync", "mkfs.btrfs"];
+    if !tools::require_root() || !tools.into_iter().all(tools::require) {
+        return;
+    }
+    let said = run("wordpress");
+    for (clone, word, post) in [
+        ("dev1", "shows", "A second stem"),
+        ("dev1", "knows nothing of", "A third stem"),
+        ("dev2", "shows", "A third stem"),
+        ("production", "knows nothing of", "Only in dev1"),
+    ] {
+        let is = |line: &str| {
+            line.contains(&format!("http://{clone}.localhost")) && line.ends_with(&format!("{word}: {post}"))
+        };
+        assert!(said.lines().any(is), "{clone} {word} {post}: {said}");
+    }
+    assert!(said.ends_with("wordpress: all as it should be\n"), "{said}");
+}
