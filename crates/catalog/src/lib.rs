@@ -15,6 +15,7 @@ mod crash;
 mod record;
 #[cfg(test)]
 mod tests;
+mod volume;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,7 @@ pub use record::{
     AppRecord, AppSource, BookmarkRecord, CloneRecord, CloneSource, Former, OperationRecord, Record, Sealed,
     SnapshotRecord, SnapshotSource, StepRecord,
 };
+pub use volume::VolumeRecord;
 
 /// Why the catalog did not do its work.
 #[derive(Debug, Error)]
@@ -95,6 +97,11 @@ const SCHEMA: &str = "
     ) STRICT;
     PRAGMA user_version = 1;
 ";
+/// Tables that a catalog of an older Pando does not have yet.
+const LATER: &str = "
+    CREATE TABLE IF NOT EXISTS volumes (id TEXT PRIMARY KEY, key TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
+    CREATE INDEX IF NOT EXISTS volumes_key ON volumes (key);
+";
 
 /// The catalog of one home.
 pub struct Catalog {
@@ -103,6 +110,8 @@ pub struct Catalog {
     suspect: AtomicBool,
     #[cfg(any(test, feature = "crash"))]
     synced: crash::Synced,
+    /// For those who may not wait until another's commit has reached the disk.
+    reader: Option<Mutex<Connection>>,
 }
 
 impl Catalog {
@@ -111,7 +120,11 @@ impl Catalog {
     /// # Errors
     /// When the file cannot be used, or was written by a newer Pando.
     pub fn open(path: &Path) -> Result<Self, CatalogError> {
-        Self::prepare(Connection::open(path).map_err(sql("opened"))?)
+        let mut catalog = Self::prepare(Connection::open(path).map_err(sql("opened"))?)?;
+        let reader = Connection::open(path).map_err(sql("opened"))?;
+        reader.execute_batch("PRAGMA query_only = ON; PRAGMA busy_timeout = 1000;").map_err(sql("opened"))?;
+        catalog.reader = Some(Mutex::new(reader));
+        Ok(catalog)
     }
 
     /// A catalog in memory, for tests.
@@ -132,11 +145,13 @@ impl Catalog {
             VERSION => {}
             newer => return Err(CatalogError::TooNew { found: newer, known: VERSION }),
         }
+        connection.execute_batch(LATER).map_err(sql("opened"))?;
         Ok(Self {
             #[cfg(any(test, feature = "crash"))]
             synced: crash::Synced::up_to_now(&connection),
             connection: Mutex::new(connection),
             suspect: AtomicBool::new(false),
+            reader: None,
         })
     }
 
@@ -215,6 +230,31 @@ impl Catalog {
     /// When the catalog or the record cannot be read.
     pub fn get<R: Record>(&self, id: &str) -> Result<Option<R>, CatalogError> {
         get(&self.lock(), id)
+    }
+
+    /// One record, without waiting for anybody's commit to reach the disk.
+    ///
+    /// # Errors
+    /// When the catalog or the record cannot be read.
+    pub fn peek<R: Record>(&self, id: &str) -> Result<Option<R>, CatalogError> {
+        match &self.reader {
+            Some(reader) => get(&reader.lock().unwrap_or_else(PoisonError::into_inner), id),
+            None => self.get(id),
+        }
+    }
+
+    /// All records of a kind, by id, without waiting for anybody's commit to reach the disk.
+    ///
+    /// # Errors
+    /// When the catalog or a record cannot be read.
+    pub fn peek_all<R: Record>(&self) -> Result<Vec<R>, CatalogError> {
+        match &self.reader {
+            Some(reader) => {
+                let text = format!("SELECT id, doc FROM {} ORDER BY id", R::TABLE);
+                select(&reader.lock().unwrap_or_else(PoisonError::into_inner), &text, [])
+            }
+            None => self.all(),
+        }
     }
 
     /// All records of a kind, by id, which is by birth.
@@ -404,6 +444,25 @@ impl Change<'_> {
             })
             .map_err(sql("written"))?;
         if holder == owner.as_str() { Ok(()) } else { Err(CatalogError::NameTaken(name.clone())) }
+    }
+
+    /// Gives back one name, if it is this owner's.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub fn free_name(&self, name: &Name, owner: &OwnerId) -> Result<(), CatalogError> {
+        self.connection
+            .execute("DELETE FROM names WHERE name = ?1 AND owner = ?2", [name.as_str(), owner.as_str()])
+            .map_err(sql("written"))?;
+        Ok(())
+    }
+
+    /// All records of a kind with that key, as this transaction sees them.
+    ///
+    /// # Errors
+    /// When the catalog or a record cannot be read.
+    pub fn of<R: Record>(&self, key: &str) -> Result<Vec<R>, CatalogError> {
+        select(self.connection, &format!("SELECT id, doc FROM {} WHERE key = ?1 ORDER BY id", R::TABLE), [key])
     }
 
     /// Gives back all names of an owner.

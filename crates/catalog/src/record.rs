@@ -141,6 +141,9 @@ pub struct CloneRecord {
     pub lease_warned: bool,
     /// When it was made.
     pub created_at: Timestamp,
+    /// Whether its servers run in containers of the user's, on volumes of it, and never here.
+    #[serde(default)]
+    pub elsewhere: bool,
     /// Its superuser's password.
     pub password: Sealed,
     /// Its own settings.

@@ -15,6 +15,9 @@ use crate::errors::{Done, Error};
 use crate::progress::Progress;
 use crate::{moments, output};
 
+/// The home of the machine's own daemon.
+pub const ROOT_HOME: &str = "/var/lib/pando";
+
 /// How long one question for an operation's end waits: also how often progress is seen.
 const POLL: Duration = Duration::from_millis(200);
 
@@ -135,7 +138,7 @@ pub fn variable(name: &str) -> Option<String> {
 fn home(global: &Global) -> Done<PathBuf> {
     let chosen = match &global.home {
         Some(home) => home.clone(),
-        None if Account::is_root() => PathBuf::from("/var/lib/pando"),
+        None if Account::is_root() => PathBuf::from(ROOT_HOME),
         None => match (variable("XDG_DATA_HOME"), variable("HOME")) {
             (Some(data), _) => PathBuf::from(data).join("pando"),
             (None, Some(home)) => PathBuf::from(home).join(".local/share/pando"),

@@ -6,6 +6,8 @@
 //!                                                                      finish operations, remove the socket
 //! ```
 //!
+//! A third listener is the volume plugin of Docker and Podman (`plugin.rs`), where it is wanted.
+//!
 //! The listeners are bound before the home is opened, so that a taken port is found before anything is
 //! recovered; who connects meanwhile waits. Units outlive the daemon: the next one adopts them.
 //!
@@ -18,10 +20,12 @@ mod guard;
 mod home;
 mod listen;
 mod local;
+mod plugin;
 mod routes;
 mod serve;
 mod stream;
 
 pub use local::Local;
 pub use pando_operations::run_dir;
-pub use serve::{DEFAULT_LISTEN, Options, serve};
+pub use plugin::DEFAULT_PLUGIN;
+pub use serve::{DEFAULT_LISTEN, Options, Plugin, serve};

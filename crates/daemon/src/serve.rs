@@ -18,10 +18,22 @@ use tracing_subscriber::EnvFilter;
 use crate::guard::{guarded, limited};
 use crate::home::HomeLock;
 use crate::listen::{accept, bind_tcp};
+use crate::plugin;
 use crate::routes::router;
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7117);
+
+/// Whether, and where, the volume plugin is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plugin {
+    /// Nowhere.
+    No,
+    /// Here, unless another daemon does: then this one goes on without.
+    IfFree(PathBuf),
+    /// Here.
+    At(PathBuf),
+}
 
 /// How a daemon is to be run.
 #[derive(Debug, Clone)]
@@ -40,6 +52,8 @@ pub struct Options {
     pub engine: Option<String>,
     /// Fail points to arm, for tests.
     pub fail_points: Option<String>,
+    /// The volume plugin of Docker and Podman.
+    pub plugin: Plugin,
 }
 
 impl Options {
@@ -53,6 +67,7 @@ impl Options {
             postgres: Vec::new(),
             engine: None,
             fail_points: None,
+            plugin: Plugin::No,
         }
     }
 }
@@ -129,12 +144,18 @@ async fn open_and_run(
     })
     .await?;
     announce(&options.home, &tcp);
+    let plugin = bind_plugin(&options.plugin)?;
     let calls = limited(router(pando.clone(), options.home.display().to_string()));
     let (told, stop) = watch::channel(false);
-    let loops = [
+    let mut loops = vec![
         tokio::spawn(accept(unix, calls.clone(), stop.clone())),
-        tokio::spawn(accept(tcp, guarded(calls, token), stop)),
+        tokio::spawn(accept(tcp, guarded(calls, token), stop.clone())),
     ];
+    let mut plugin_socket = None;
+    if let Some((listener, socket)) = plugin {
+        loops.push(tokio::spawn(accept(listener, plugin::router(pando.clone()), stop)));
+        plugin_socket = Some(socket);
+    }
     let died = keep_running(pando.clone())?;
     let outcome = tokio::select! {
         name = signals.next() => {
@@ -144,6 +165,8 @@ async fn open_and_run(
         _ = died => Err(Problem::new(ErrorKind::Failed, "the thread that follows the mirrors ended")
             .hint("the log above says why; start the daemon again")),
     };
+    // Its file goes first: an engine that comes now finds nobody, instead of waiting for an answer.
+    drop(plugin_socket);
     let _ = told.send(true);
     tokio::select! {
         ended = off_thread(move || { pando.stop(); Ok(()) }) => ended?,
@@ -154,6 +177,22 @@ async fn open_and_run(
         let _ = ended.await;
     }
     outcome
+}
+
+fn bind_plugin(plugin: &Plugin) -> Result<Option<(UnixListener, plugin::Socket)>, Problem> {
+    let bound = match plugin {
+        Plugin::No => return Ok(None),
+        Plugin::At(path) => plugin::bind(path).map_err(|problem| (problem, true)),
+        Plugin::IfFree(path) => plugin::bind(path).map_err(|problem| (problem, false)),
+    };
+    match bound {
+        Ok(bound) => Ok(Some(bound)),
+        Err((problem, true)) => Err(problem),
+        Err((problem, false)) => {
+            tracing::info!(%problem, "no volume plugin here");
+            Ok(None)
+        }
+    }
 }
 
 fn announce(home: &Path, tcp: &TcpListener) {

@@ -388,6 +388,15 @@ pub trait Engine: Send + Sync {
     fn execute(&self, _seat: &Seat, _source: &Source, _statements: &str) -> Result<(), EngineError> {
         Err(EngineError::Invalid(format!("{} sources take no SQL", self.kind())))
     }
+    /// Makes a stopped, sanitised tree ready for a server in a container of the user's, whose account may be another:
+    /// what is written belongs to whom the tree belongs to. The network of the container is let in by password.
+    fn hand_over(&self, _seat: &Seat, _source: &Source, _stage: &Stage) -> Result<(), EngineError> {
+        Err(EngineError::Invalid(format!("a server in a container cannot be given {} sources", self.kind())))
+    }
+    /// Whether [`Engine::hand_over`] can.
+    fn hands_over(&self) -> bool {
+        false
+    }
     /// The complete address of a served source.
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String>;
 

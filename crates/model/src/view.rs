@@ -53,6 +53,9 @@ view!(
         /// Position in the source's own log (an LSN for PostgreSQL).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub position: Option<String>,
+        /// What the clone's own user `pando` gets in with, where its servers run in containers of the user's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub password: Option<String>,
         /// Seconds by which `moment` differs from the moment that was asked for; positive is later.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub skew_seconds: Option<f64>,
@@ -148,6 +151,11 @@ view!(
         pub sources: BTreeMap<Name, SourceView>,
         /// How long its making took.
         pub timing: Timing,
+        /// Its volumes in container engines, each with the source it is. Where there are any that were made with
+        /// it, its servers run in containers, and `state` is `stopped`: none runs here.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+        pub volumes: BTreeMap<Name, Name>,
         /// Bytes that only this clone holds.
         pub unique_bytes: Option<u64>,
         /// Whether `unique_bytes` is an estimate.

@@ -32,6 +32,7 @@ use crate::strangers::strangers;
 use crate::verbs::{
     apply, bookmark, clone, export, import, lease, link, power, recover_any, refresh, remove, snapshot, unlink,
 };
+use crate::volumes::Meant;
 use crate::world::{Parts, World};
 use crate::{follow, transfer, units, views};
 
@@ -61,7 +62,7 @@ pub struct Pando {
     init: Arc<Mutex<()>>,
 }
 
-fn outward<T>(done: Done<T>) -> Result<T, Problem> {
+pub(crate) fn outward<T>(done: Done<T>) -> Result<T, Problem> {
     done.map_err(crate::fault::Fault::into_problem)
 }
 
@@ -148,7 +149,9 @@ impl Pando {
         }
         if !before.is_empty() {
             for mut record in self.world.catalog.all::<CloneRecord>().map_err(IntoProblem::into_problem)? {
-                if record.profile == Profile::Disposable && record.state == CloneState::Running {
+                let written = record.state == CloneState::Running
+                    || (record.elsewhere && record.sources.values().any(|source| units::has_server(source.engine)));
+                if record.profile == Profile::Disposable && written {
                     record.state = CloneState::Failed;
                     record.problem = Some(
                         "the machine was restarted, and a disposable clone does not survive that; refresh it"
@@ -215,6 +218,10 @@ impl Pando {
             return Err(refused("the daemon is stopping"));
         }
         let world = &self.world;
+        let request = match self.meant(request)? {
+            Meant::Request(request) => request,
+            Meant::Begun(view) => return Ok(view),
+        };
         match request {
             Request::Link(body) => {
                 if world.pool().is_err() {
@@ -318,7 +325,11 @@ impl Pando {
     }
 
     /// Claims the names, makes the verb, writes its birth, and runs it in a thread of its own.
-    fn begin<V: Verb>(&self, names: &[String], make: impl FnOnce(&World) -> Done<V>) -> Result<OperationView, Problem> {
+    pub(crate) fn begin<V: Verb>(
+        &self,
+        names: &[String],
+        make: impl FnOnce(&World) -> Done<V>,
+    ) -> Result<OperationView, Problem> {
         let world = &self.world;
         let claim = world.claim(names, V::WORD, false)?;
         let verb = outward(make(world))?;

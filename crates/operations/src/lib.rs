@@ -14,6 +14,7 @@
 //! | `containers.rs` | clones whose servers run in containers |
 //! | `follow.rs` | the heartbeat: mirrors, schedules, leases |
 //! | `views.rs` | what is shown |
+//! | `volumes/` | volumes of container engines |
 //! | `verbs/` | one file per verb |
 
 mod containers;
@@ -31,6 +32,7 @@ mod transfer;
 mod units;
 mod verbs;
 mod views;
+mod volumes;
 mod world;
 
 #[cfg(test)]
@@ -38,3 +40,4 @@ mod tests;
 
 pub use facade::{Around, InitRequest, Pando};
 pub use home::run_dir;
+pub use volumes::VolumeView;

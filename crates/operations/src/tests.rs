@@ -11,6 +11,7 @@
 //! | `tests/fence.rs` | writes of production held, and let go |
 //! | `tests/heartbeat.rs` | lost mirrors, dead servers, leases |
 //! | `tests/times.rs` | what each second shows |
+//! | `tests/volumes.rs` | volumes of container engines |
 
 mod agree;
 mod cases;
@@ -22,3 +23,4 @@ mod hooks;
 mod kit;
 mod still;
 mod times;
+mod volumes;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use pando_catalog::{AppRecord, BookmarkRecord, CloneRecord, OperationRecord};
+use pando_catalog::{AppRecord, BookmarkRecord, CloneRecord, OperationRecord, VolumeRecord};
 use pando_model::{
     AppRow, AppState, AppView, CloneRow, CloneView, DiskView, ListView, Name, OperationView, OwnerId, OwnerUsage,
     RuntimeKind, ShowView, SnapshotRow, SourceView, StepView, TimelineView,
@@ -55,7 +55,8 @@ pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneVi
     let mut sources = BTreeMap::new();
     for (name, stored) in &record.sources {
         let Some(held) = owner.sources.get(name) else { continue };
-        let url = stored.port.and_then(|port| held.engine.address(&held.source, port, &who));
+        let served = stored.port.filter(|_| !record.elsewhere);
+        let url = served.and_then(|port| held.engine.address(&held.source, port, &who));
         sources.insert(
             name.clone(),
             SourceView {
@@ -67,6 +68,7 @@ pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneVi
                 url,
                 moment: stored.moment,
                 position: stored.position.clone(),
+                password: (record.elsewhere && held.engine.serves(&held.source)).then(|| password.clone()),
                 skew_seconds: stored.skew_seconds,
                 version: owner.app.sources.get(name).and_then(|source| source.version.clone()),
                 notes: stored.notes.clone(),
@@ -90,6 +92,12 @@ pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneVi
         lease_until: record.lease_until,
         created_at: record.created_at,
         sources,
+        volumes: world
+            .catalog
+            .of::<VolumeRecord>(record.id.as_str())?
+            .into_iter()
+            .map(|volume| (volume.name, volume.source))
+            .collect(),
         timing: record.timing.clone(),
         unique_bytes: if counted { unique(record, &usage(world)) } else { None },
         unique_is_estimate: estimated(world),
@@ -127,6 +135,7 @@ pub fn app(world: &World, owner: &Owner) -> Done<AppView> {
                 url: Some(stored.shown.clone()),
                 host: None,
                 port: None,
+                password: None,
                 socket_dir: None,
                 moment: world.live(&owner.id, name).pulse.through,
                 position: None,

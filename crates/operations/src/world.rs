@@ -19,6 +19,7 @@ use pando_runtime::{DockerRuntime, Runtime};
 use crate::fault::{Done, failed, refused};
 use crate::home::Home;
 use crate::transfer::Transfers;
+use crate::volumes::Volumes;
 
 /// How a source of a mirror was doing at the last look.
 #[derive(Debug, Clone)]
@@ -58,6 +59,8 @@ pub struct World {
     pub fail: FailPoints,
     /// The account that units run as.
     pub account: Option<Account>,
+    /// Volumes of container engines, as far as memory knows them.
+    pub volumes: Volumes,
     key: SecretKey,
     last_id: Mutex<(u64, u32)>,
     pool: RwLock<Option<Arc<dyn PoolDriver>>>,
@@ -120,6 +123,7 @@ impl World {
             clock: parts.clock,
             fail: parts.fail,
             account: parts.account,
+            volumes: Volumes::default(),
             key: parts.key,
             last_id: Mutex::default(),
             pool: RwLock::new(parts.pool),

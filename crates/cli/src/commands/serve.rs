@@ -2,14 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pando_api::{ClientError, InitRequest};
-use pando_daemon::{DEFAULT_LISTEN, Local, Options};
+use pando_daemon::{DEFAULT_LISTEN, DEFAULT_PLUGIN, Local, Options, Plugin};
 use pando_model::{DoctorView, ErrorKind};
 
-use crate::context::{Context, variable};
+use crate::context::{Context, ROOT_HOME, variable};
 use crate::errors::{Done, Error};
 use crate::{output, report, settings};
 
@@ -29,6 +29,26 @@ pub struct ServeArgs {
     /// The socket of the Docker or Podman engine for clones in containers [default: the first that is there]
     #[arg(long, value_name = "unix:///PATH", env = "DOCKER_HOST", hide_env_values = true)]
     engine: Option<String>,
+    /// Serve the volume plugin of Docker and Podman, at this socket, whose name is the driver's [default:
+    /// /run/docker/plugins/pando.sock; on by itself for root's home /var/lib/pando]
+    #[arg(long, value_name = "PATH", num_args = 0..=1, env = "PANDO_VOLUME_PLUGIN", hide_env_values = true)]
+    volume_plugin: Option<Option<PathBuf>>,
+    /// Serve no volume plugin
+    #[arg(long, conflicts_with = "volume_plugin")]
+    no_volume_plugin: bool,
+}
+
+impl ServeArgs {
+    /// A home of its own, such as a test's, takes the machine's plugin only when told.
+    fn plugin(&self, home: &Path) -> io::Result<Plugin> {
+        let usual = || PathBuf::from(DEFAULT_PLUGIN);
+        Ok(match &self.volume_plugin {
+            _ if self.no_volume_plugin => Plugin::No,
+            Some(told) => Plugin::At(told.as_ref().map_or_else(|| Ok(usual()), std::path::absolute)?),
+            None if home == Path::new(ROOT_HOME) => Plugin::IfFree(usual()),
+            None => Plugin::No,
+        })
+    }
 }
 
 /// Arguments of `init`.
@@ -55,6 +75,7 @@ pub fn serve(context: &Context, args: &ServeArgs) -> Done {
     let options = Options {
         listen: args.listen,
         socket_mode: args.socket_mode,
+        plugin: args.plugin(&context.home)?,
         log: variable("PANDO_LOG"),
         postgres: args.postgres.clone(),
         engine: args.engine.clone(),

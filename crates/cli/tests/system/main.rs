@@ -42,3 +42,4 @@ mod stand;
 mod toolkit;
 mod travel;
 mod unprivileged;
+mod volumes;

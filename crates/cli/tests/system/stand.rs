@@ -47,6 +47,13 @@ impl Stand {
         Self::of(bounded())
     }
 
+    /// One whose daemon has more in its environment.
+    pub fn with_env(env: &[(&str, &str)]) -> Option<Self> {
+        let production = production(bounded())?;
+        let daemon = Daemon::start_with(Path::new(PANDO), env);
+        Some(Self { daemon, production, files: TempDir::new().unwrap() })
+    }
+
     /// One with another production.
     pub fn of(options: ProductionOptions) -> Option<Self> {
         Self::of_with(options, &[])

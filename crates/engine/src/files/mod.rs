@@ -286,6 +286,15 @@ impl Engine for FilesEngine {
         Ok(())
     }
 
+    // A directory is what it is, whoever looks at it.
+    fn hand_over(&self, _seat: &Seat, _source: &Source, _stage: &Stage) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn hands_over(&self) -> bool {
+        true
+    }
+
     fn address(&self, _source: &Source, _port: u16, _credentials: &Credentials) -> Option<String> {
         None
     }

@@ -542,6 +542,20 @@ impl Engine for PostgresEngine {
         image::reindex(&seat.run, port_of(&seat.data)?, &self.facts_of(seat, source)?.superuser)
     }
 
+    fn hand_over(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
+        let facts = self.facts_of(seat, source)?;
+        let account = tree::owner(&seat.data)?;
+        tree::clean(&seat.data, false)?;
+        let settings = settings::container(&facts, stage.profile, &stage.set)?;
+        tree::write(&seat.data.join("postgresql.conf"), &settings.text(), Some(&account))?;
+        tree::write(&seat.data.join("pg_hba.conf"), settings::CONTAINER_DOOR, Some(&account))?;
+        tree::write(&seat.data.join("pg_ident.conf"), "", Some(&account))
+    }
+
+    fn hands_over(&self) -> bool {
+        true
+    }
+
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {
         Some(format!(
             "postgres://{}:{}@127.0.0.1:{port}/{}",

@@ -69,6 +69,15 @@ impl Settings {
 /// What mirrors and clones share: what a standby must have at least as large as its primary (T-11), and
 /// what changes the meaning of data or queries.
 fn common(facts: &Facts, installation: &Installation, run: &Path) -> Settings {
+    let mut settings = everywhere(facts);
+    settings
+        .set("shared_preload_libraries", preload(facts, installation).0.join(","))
+        .set("unix_socket_directories", run.to_string_lossy());
+    settings
+}
+
+/// The same, as far as it does not depend on where the server runs.
+fn everywhere(facts: &Facts) -> Settings {
     let mut settings = Settings::default();
     for name in [
         "max_connections",
@@ -89,8 +98,6 @@ fn common(facts: &Facts, installation: &Installation, run: &Path) -> Settings {
         }
     }
     settings
-        .set("shared_preload_libraries", preload(facts, installation).0.join(","))
-        .set("unix_socket_directories", run.to_string_lossy())
         .set("lc_messages", "C")
         .set("logging_collector", "off")
         .set("log_destination", "stderr")
@@ -179,6 +186,36 @@ pub fn clone(
     }
     Ok(settings)
 }
+
+/// Libraries that come with PostgreSQL: every image of it has them.
+const CONTRIB: [&str; 3] = ["auto_explain", "pg_prewarm", "pg_stat_statements"];
+
+/// The settings of a server in a container of the user's: where the official image expects it.
+pub fn container(facts: &Facts, profile: Profile, user: &SettingChange) -> Result<Settings, EngineError> {
+    let mut settings = everywhere(facts);
+    let preloaded = facts.settings.get("shared_preload_libraries").map(String::as_str).unwrap_or_default();
+    let libraries: Vec<&str> =
+        preloaded.split(',').map(|name| name.trim().trim_matches('"')).filter(|name| CONTRIB.contains(name)).collect();
+    settings
+        .set("shared_preload_libraries", libraries.join(","))
+        .set("listen_addresses", "*")
+        .set("port", SOCKET_PORT.to_string())
+        .set("unix_socket_directories", "/var/run/postgresql")
+        .set("password_encryption", "scram-sha-256");
+    if profile == Profile::Disposable {
+        // Pages stay whole: the tree is snapshotted while a server writes that nobody here can pause.
+        settings.set("fsync", "off").set("checkpoint_timeout", "30min");
+    }
+    for (name, value) in user {
+        check(name, value)?;
+        settings.set(name, value);
+    }
+    Ok(settings)
+}
+
+/// Who may enter a server in a container: who is inside of it, as in the official image; all others by password.
+pub const CONTAINER_DOOR: &str = "# Written by Pando.\nlocal all all trust\nlocal replication all trust\n\
+                                  host all all all scram-sha-256\n";
 
 /// Whether a user may set this.
 pub fn check(name: &str, value: &str) -> Result<(), EngineError> {

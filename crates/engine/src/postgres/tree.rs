@@ -17,6 +17,13 @@ fn failed(what: &str) -> impl Fn(io::Error) -> EngineError + '_ {
     move |source| EngineError::Io { action: what.to_owned(), source }
 }
 
+/// Whom a directory belongs to: the account of the server that wrote it last.
+pub fn owner(path: &Path) -> Result<Account, EngineError> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = fs::metadata(path).map_err(failed("looking whose a tree is"))?;
+    Ok(Account { name: format!("uid {}", meta.uid()), uid: meta.uid(), gid: meta.gid() })
+}
+
 /// What confuses a copy: locks, standby signals, other servers' settings and slots, logs, statistics.
 const FILES: [&str; 14] = [
     "postmaster.pid",

@@ -377,6 +377,15 @@ impl Engine for SimEngine {
         fs::metadata(&seat.data).map(drop).map_err(disk::io("looking at", &seat.data))
     }
 
+    fn hand_over(&self, seat: &Seat, _source: &Source, stage: &Stage) -> Result<(), EngineError> {
+        drop(self.enter("hand_over")?);
+        write_text(&seat.data, "owner", &format!("container {}", stage.profile))
+    }
+
+    fn hands_over(&self) -> bool {
+        true
+    }
+
     fn address(&self, _source: &Source, port: u16, credentials: &Credentials) -> Option<String> {
         Some(format!("sim://{}:{}@127.0.0.1:{port}/", credentials.user, credentials.password.reveal()))
     }

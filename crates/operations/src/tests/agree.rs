@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use pando_catalog::{AppRecord, BookmarkRecord, CloneRecord, OperationRecord, SnapshotRecord};
+use pando_catalog::{AppRecord, BookmarkRecord, CloneRecord, OperationRecord, SnapshotRecord, VolumeRecord};
 use pando_model::{AppState, CloneState, OperationState, OwnerId, UnitId};
 use pando_pool::PoolDriver;
 use pando_runtime::Runtime;
@@ -29,6 +29,7 @@ struct All {
     clones: Vec<CloneRecord>,
     snapshots: Vec<SnapshotRecord>,
     bookmarks: Vec<BookmarkRecord>,
+    volumes: Vec<VolumeRecord>,
 }
 
 impl All {
@@ -45,6 +46,7 @@ fn all(kit: &Kit) -> All {
         clones: catalog.all().unwrap(),
         snapshots: catalog.all().unwrap(),
         bookmarks: catalog.all().unwrap(),
+        volumes: catalog.all().unwrap(),
     }
 }
 
@@ -115,6 +117,7 @@ fn records(kit: &Kit, all: &All, wrong: &mut Vec<String>) {
     let mut names: BTreeSet<(String, String)> =
         all.linked().map(|app| (app.name.to_string(), app.id.to_string())).collect();
     names.extend(all.clones.iter().map(|clone| (clone.name.to_string(), clone.id.to_string())));
+    names.extend(all.volumes.iter().map(|volume| (volume.name.to_string(), volume.clone.to_string())));
     same("the name", names, kit.world.catalog.names().unwrap().into_iter().collect(), wrong);
     let mut owners: BTreeSet<OwnerId> = all.apps.iter().map(|app| OwnerId::App(app.id.clone())).collect();
     owners.extend(all.clones.iter().map(|clone| OwnerId::Clone(clone.id.clone())));
@@ -141,6 +144,12 @@ fn records(kit: &Kit, all: &All, wrong: &mut Vec<String>) {
         }
         if snapshot.sources.values().any(|source| !trees.contains(&source.tree)) {
             wrong.push(format!("the snapshot {} names a tree that is not its own", snapshot.id));
+        }
+    }
+    for volume in &all.volumes {
+        let clone = all.clones.iter().find(|clone| clone.id == volume.clone);
+        if clone.is_none_or(|clone| !clone.sources.contains_key(&volume.source)) {
+            wrong.push(format!("the volume {} is nobody's", volume.name));
         }
     }
     for bookmark in &all.bookmarks {
@@ -203,6 +212,9 @@ pub fn digest(kit: &Kit) -> BTreeMap<String, String> {
     }
     for bookmark in &all.bookmarks {
         found.insert(format!("bookmark {}", bookmark.name), serde_json::to_string(bookmark).unwrap());
+    }
+    for volume in &all.volumes {
+        found.insert(format!("volume {}", volume.name), serde_json::to_string(volume).unwrap());
     }
     for clone in &all.clones {
         found.insert(format!("clone {}", clone.name), serde_json::to_string(clone).unwrap());

@@ -12,7 +12,7 @@ use crate::moments;
 use crate::owner::Owner;
 use crate::verbs::refresh::{Origin, Refresh};
 use crate::verbs::{
-    apply, bookmark, clone, export, import, lease, link, power, prepare, rebase, remove, snapshot, thin, unlink,
+    apply, bookmark, clone, export, import, lease, link, power, prepare, rebase, remove, snapshot, thin, unlink, volume,
 };
 use crate::world::World;
 
@@ -71,6 +71,36 @@ fn with_filed_clone(kit: &Kit) {
     kit.link(true);
     kit.make_clone("shop", "dev", false);
     kit.commit(7);
+}
+
+/// An app with a clone `dev` that a volume made, and a later state to refresh to.
+fn with_volume(kit: &Kit) {
+    kit.link(true);
+    let wanted = wanted("dev_db");
+    go(&kit.world, &["dev"], |world| clone::Clone::for_containers(world, request("shop", None, "dev"), wanted))
+        .unwrap();
+    kit.commit(7);
+}
+
+fn wanted(volume: &str) -> clone::Wanted {
+    let options = std::collections::BTreeMap::from([("from".to_owned(), "shop".to_owned())]);
+    clone::Wanted { name: name(volume), source: name("db"), options, password: None }
+}
+
+fn run_volume(world: &Arc<World>, from: &str) -> Done<()> {
+    let make = |world: &World| clone::Clone::for_containers(world, request(from, None, "fresh"), wanted("fresh_db"));
+    go(world, &["fresh"], make)
+}
+
+fn volume_there(kit: &Kit) -> bool {
+    kit.clone_of("fresh").is_some_and(|clone| clone.state == CloneState::Stopped) && kit.volume("fresh_db").is_some()
+}
+
+fn attach(world: &World, volume: &str) -> Done<volume::Attach> {
+    let clone = Owner::named(world, &name("dev"))?.clone_record()?.id.clone();
+    let (source, options) = (name("files"), Default::default());
+    let created_at = world.now();
+    Ok(volume::Attach::new(pando_catalog::VolumeRecord { name: name(volume), clone, source, options, created_at }))
 }
 
 fn with_stopped(kit: &Kit) {
@@ -286,6 +316,23 @@ pub const CASES: &[Case] = &[
     .leaving_snapshot(),
     Case::new("clone clone", with_clone, |world| run_clone(world, "dev", None, false), |kit| runs(kit, "fresh"))
         .leaving_snapshot(),
+    Case::new("clone volume", with_files, |world| run_volume(world, "shop"), volume_there),
+    Case::new("clone volume-of-volume", with_volume, |world| run_volume(world, "dev"), volume_there).leaving_snapshot(),
+    Case::new(
+        "attach",
+        with_volume,
+        |world| go(world, &["dev_more"], |world| attach(world, "dev_more")),
+        |kit| kit.volume("dev_more").is_some(),
+    ),
+    Case::new(
+        "detach",
+        |kit| {
+            with_volume(kit);
+            go(&kit.world, &["dev_more"], |world| attach(world, "dev_more")).unwrap();
+        },
+        |world| go(world, &["dev_more"], |world| volume::Detach::new(world, &name("dev_more"))),
+        |kit| kit.volume("dev_more").is_none() && kit.world.catalog.owner(&name("dev_more")).unwrap().is_none(),
+    ),
     Case::new("export", with_files, |world| run_export(world, "shop", None), |_| true),
     Case::new("export between", with_files, |world| run_export(world, "shop", Some(BETWEEN)), |_| true)
         .leaving_snapshot(),
@@ -321,6 +368,23 @@ pub const CASES: &[Case] = &[
         with_stopped,
         |world| run_refresh(world, Origin::Parent, Some(Moment::Latest)),
         refreshed,
+    ),
+    Case::new(
+        "refresh volume",
+        with_volume,
+        |world| run_refresh(world, Origin::Parent, Some(Moment::Now)),
+        |kit| kit.there("dev").state == CloneState::Stopped && kit.there("dev").asked == "now",
+    )
+    .leaving_snapshot(),
+    Case::new(
+        "refresh volume-rewind",
+        |kit| {
+            with_volume(kit);
+            kit.bookmark("dev", "then", None);
+            kit.pass(60);
+        },
+        |world| run_refresh(world, Origin::Own, Some(Moment::Bookmark(name("then")))),
+        |kit| kit.there("dev").state == CloneState::Stopped && kit.there("dev").asked == "then",
     ),
     Case::new(
         "refresh again",
@@ -367,6 +431,9 @@ pub const CASES: &[Case] = &[
         |kit| kit.there("dev").lease_until.is_some(),
     ),
     Case::new("rm", with_everything, run_remove, |kit| kit.clone_of("dev").is_none()),
+    Case::new("rm volume", with_volume, run_remove, |kit| {
+        kit.clone_of("dev").is_none() && kit.volume("dev_db").is_none()
+    }),
     Case::new("rm stopped", with_stopped, run_remove, |kit| kit.clone_of("dev").is_none()),
     Case::new(
         "prepare",

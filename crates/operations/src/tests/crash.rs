@@ -105,7 +105,7 @@ impl Bench {
     /// Each call to what surrounds it fails once: of the pool and the engine every one, of the runtime the
     /// first of each kind.
     fn fail_calls(&mut self) {
-        const ENGINE: [&str; 19] = [
+        const ENGINE: [&str; 20] = [
             "fits",
             "receive",
             "preflight",
@@ -125,6 +125,7 @@ impl Bench {
             "ready",
             "admit",
             "slim",
+            "hand_over",
         ];
         const RUNTIME: [&str; 7] =
             ["ensure_running", "ensure_gone", "ensure_gone_by", "run_once", "pause", "resume", "forget"];
@@ -322,9 +323,11 @@ macro_rules! proofs {
 
 proofs!(
     apply "apply",
+    attach "attach",
     bookmark "bookmark",
     unbookmark "unbookmark",
     clone "clone",
+    detach "detach",
     export "export",
     import "import",
     lease "lease",

@@ -132,6 +132,12 @@ impl Engine for StillEngine {
     fn check_settings(&self, _: &SettingChange) -> Result<(), EngineError> {
         Ok(())
     }
+    fn hand_over(&self, _: &Seat, _: &Source, _: &Stage) -> Result<(), EngineError> {
+        Ok(())
+    }
+    fn hands_over(&self) -> bool {
+        true
+    }
     fn address(&self, _: &Source, _: u16, _: &Credentials) -> Option<String> {
         None
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
-use pando_catalog::{AppRecord, CloneRecord, Durability, Record};
+use pando_catalog::{AppRecord, CloneRecord, Durability, Record, Sealed, VolumeRecord};
 use pando_host::secret::Secret;
 use pando_model::{
     AppState, CloneId, CloneRequest, CloneState, ContainerWish, Moment, Name, OwnerId, PoolSnapshotId, Profile, Timing,
@@ -27,6 +27,19 @@ use crate::owner::Owner;
 use crate::units;
 use crate::world::{Pin, World};
 
+/// The volume that a clone is made for: a directory of it that containers of the user's get.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The volume's name.
+    pub name: Name,
+    /// Which source it is.
+    pub source: Name,
+    /// What was asked for, without secrets.
+    pub options: BTreeMap<String, String>,
+    /// The password that the clone's own user gets.
+    pub password: Option<Sealed>,
+}
+
 /// A clone in the making.
 #[derive(Serialize, Deserialize)]
 pub struct Clone {
@@ -40,6 +53,9 @@ pub struct Clone {
     fresh: Vec<VolumeId>,
     volumes: BTreeMap<PoolSnapshotId, VolumeId>,
     timing: Option<Timing>,
+    /// Its first volume, if its servers will run in containers of the user's.
+    #[serde(default)]
+    elsewhere: Option<Wanted>,
     /// The hooks' unit.
     hook: UnitId,
     #[serde(skip)]
@@ -59,10 +75,11 @@ impl Verb for Clone {
         Step { name: "start", apply: Self::start, undo: Self::stop },
         Step { name: "admit", apply: Self::admit, undo: keep },
         Step { name: "configure", apply: Self::configure, undo: Self::no_hook },
+        Step { name: "hand-over", apply: Self::hand_over, undo: keep },
         Step { name: "timeline", apply: Self::timeline, undo: Self::no_timeline },
         Step { name: "show", apply: Self::show, undo: keep },
     ];
-    const POINT_OF_NO_RETURN: usize = 9;
+    const POINT_OF_NO_RETURN: usize = 10;
 
     fn subject(&self) -> Name {
         self.request.clone.clone()
@@ -101,14 +118,31 @@ impl Clone {
             fresh: provision::fresh_volumes(world, parent.sources.len()),
             volumes: BTreeMap::new(),
             timing: None,
+            elsewhere: None,
             hook: hooks::fresh_unit(world),
             begun: Some(world.clock.instant()),
             pin: None,
         })
     }
 
+    /// The same for containers of the user's, with its first volume.
+    pub fn for_containers(world: &World, request: CloneRequest, wanted: Wanted) -> Done<Self> {
+        if request.record {
+            return Err(refused("no log is kept of a server in a container of the user's").into());
+        }
+        let mut clone = Self::new(world, request)?;
+        clone.elsewhere = Some(wanted);
+        Ok(clone)
+    }
+
     fn parent(&self, run: &Run) -> Done<Owner> {
         Owner::named(&run.world, &self.request.from)
+    }
+
+    /// Whether its parent's servers run in containers: such a tree is handed on as it is. It was cut off production
+    /// before, its server makes it good after an interruption, and it may belong to an account of the container's.
+    fn as_it_is(&self, run: &Run) -> Done<bool> {
+        Ok(self.elsewhere.is_some() && self.parent(run)?.clone.is_some_and(|parent| parent.elsewhere))
     }
 
     fn stored(&self, run: &Run) -> Done<CloneRecord> {
@@ -126,7 +160,13 @@ impl Clone {
     fn reserve(&mut self, run: &Run) -> Done<()> {
         let world = &run.world;
         let parent = self.parent(run)?;
-        let password = world.seal(Secret::generate().reveal().as_bytes())?;
+        let wanted = self.elsewhere.as_ref();
+        let kept = parent.clone.as_ref().filter(|parent| wanted.is_some() && parent.elsewhere);
+        let password = match (wanted.and_then(|wanted| wanted.password.clone()), kept) {
+            (Some(told), _) => told,
+            (None, Some(parent)) => parent.password.clone(),
+            (None, None) => world.seal(Secret::generate().reveal().as_bytes())?,
+        };
         let mut set = parent.clone.as_ref().map(|clone| clone.set.clone()).unwrap_or_default();
         set.extend(self.request.set.clone());
         let lease = self.request.lease_seconds.map(SignedDuration::from_secs);
@@ -145,6 +185,7 @@ impl Clone {
             lease_until: lease.and_then(|span| self.asked_at.checked_add(span).ok()),
             lease_warned: false,
             created_at: self.asked_at,
+            elsewhere: wanted.is_some(),
             password,
             set,
             container: self.container.clone(),
@@ -154,6 +195,16 @@ impl Clone {
         };
         world.catalog.change(Durability::Ordered, |change| {
             change.take_name(&record.name, &OwnerId::Clone(record.id.clone()))?;
+            if let Some(wanted) = wanted {
+                change.take_name(&wanted.name, &OwnerId::Clone(record.id.clone()))?;
+                change.put(&VolumeRecord {
+                    name: wanted.name.clone(),
+                    clone: record.id.clone(),
+                    source: wanted.source.clone(),
+                    options: wanted.options.clone(),
+                    created_at: self.asked_at,
+                })?;
+            }
             change.put(&record)
         })?;
         let gone = match &parent.id {
@@ -187,6 +238,9 @@ impl Clone {
         };
         self.pin = Some(run.world.pin(&parent.id));
         let plan = moments::resolve(run, &parent, &self.moment())?;
+        if parent.clone.as_ref().is_some_and(|parent| parent.elsewhere) && self.elsewhere.is_none() {
+            provision::readable(&run.world, &parent, &plan)?;
+        }
         self.volumes = provision::volumes(&plan, &self.fresh);
         let mut record = self.stored(run)?;
         record.sources = provision::sources(&run.world, &parent, &plan, &self.volumes, None)?;
@@ -230,7 +284,9 @@ impl Clone {
             containers::note(&mut record.sources, &notes);
             run.world.catalog.note(&record)?;
         }
-        provision::stage(&owner, &ports, self.plan()?, &manner)?;
+        if !self.as_it_is(run)? {
+            provision::stage(&owner, &ports, self.plan()?, &manner)?;
+        }
         run.pass("clone.stage.staged")?;
         provision::link_paths(&run.world, &self.request.clone, &owner)
     }
@@ -247,7 +303,7 @@ impl Clone {
     }
 
     fn start(&mut self, run: &Run) -> Done<()> {
-        provision::start(run, &self.owner(run)?)
+        if self.as_it_is(run)? { Ok(()) } else { provision::start(run, &self.owner(run)?) }
     }
 
     fn stop(&mut self, run: &Run) -> Done<()> {
@@ -256,6 +312,9 @@ impl Clone {
     }
 
     fn admit(&mut self, run: &Run) -> Done<()> {
+        if self.as_it_is(run)? {
+            return Ok(());
+        }
         let record = self.stored(run)?;
         let password = String::from_utf8_lossy(&run.world.unseal(&record.password)?).into_owned();
         provision::admit(run, &self.owner(run)?, Some(&password), record.record)
@@ -263,7 +322,16 @@ impl Clone {
 
     /// What is stitched is stitched before anybody sees the clone, and before its first snapshot.
     fn configure(&mut self, run: &Run) -> Done<()> {
-        hooks::configure(run, &self.hook, &self.owner(run)?)
+        if self.as_it_is(run)? { Ok(()) } else { hooks::configure(run, &self.hook, &self.owner(run)?) }
+    }
+
+    /// Where its servers run elsewhere, they are stopped here for good.
+    fn hand_over(&mut self, run: &Run) -> Done<()> {
+        if self.elsewhere.is_none() {
+            return Ok(());
+        }
+        let record = self.stored(run)?;
+        provision::hand_over(run, &self.owner(run)?, &manner(&record, &self.parent(run)?.app))
     }
 
     fn no_hook(&mut self, run: &Run) -> Done<()> {
@@ -289,7 +357,7 @@ impl Clone {
 
     fn show(&mut self, run: &Run) -> Done<()> {
         let mut record = self.stored(run)?;
-        record.state = CloneState::Running;
+        record.state = if record.elsewhere { CloneState::Stopped } else { CloneState::Running };
         let storage_ms = self.timing.as_ref().map_or(0, |timing| timing.storage_ms);
         record.timing = Timing { storage_ms, ready_ms: self.elapsed() };
         run.world.catalog.note(&record)?;

@@ -132,6 +132,7 @@ impl Import {
             lease_until: None,
             lease_warned: false,
             created_at: self.asked_at,
+            elsewhere: false,
             password: world.seal(Secret::generate().reveal().as_bytes())?,
             set: BTreeMap::new(),
             container: None,

@@ -16,6 +16,7 @@ pub mod remove;
 pub mod snapshot;
 pub mod thin;
 pub mod unlink;
+pub mod volume;
 
 use std::sync::Arc;
 
@@ -65,4 +66,6 @@ verbs!(
     snapshot::Snapshot,
     thin::Thin,
     unlink::Unlink,
+    volume::Attach,
+    volume::Detach,
 );

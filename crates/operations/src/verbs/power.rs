@@ -82,7 +82,14 @@ impl Verb for Start {
 impl Start {
     /// A clone to be started.
     pub fn new(world: &World, clone: Name) -> Done<Self> {
-        let was = Was::of(Owner::named(world, &clone)?.clone_record()?);
+        let owner = Owner::named(world, &clone)?;
+        let record = owner.clone_record()?;
+        if record.elsewhere {
+            return Err(refused(format!("{clone} is made of volumes: its servers run in containers"))
+                .hint("start the containers: docker start, docker compose up")
+                .into());
+        }
+        let was = Was::of(record);
         Ok(Self { clone, was, hook: hooks::fresh_unit(world) })
     }
 

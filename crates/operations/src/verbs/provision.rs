@@ -76,6 +76,29 @@ pub fn settings(set: &SettingChange, kind: EngineKind, kinds: &[EngineKind]) -> 
     set.iter().filter_map(mine).collect()
 }
 
+/// Refuses trees that servers in containers have made their own, where servers of this machine cannot read them
+/// (T-23): to give them back would be a walk over every file.
+pub fn readable(world: &World, parent: &Owner, plan: &Plan) -> Done<()> {
+    use std::os::unix::fs::MetadataExt;
+    let Some(account) = &world.account else { return Ok(()) };
+    let pool = world.pool()?;
+    for (name, _) in parent.sources.iter().filter(|(_, held)| held.engine.serves(&held.source)) {
+        let Some(planned) = plan.sources.get(name) else { continue };
+        let dir = pool.snapshot_path(&planned.tree).join(name.as_str());
+        let owner = std::fs::metadata(&dir)
+            .map_err(|error| Fault::Problem(crate::fault::io("looking whose a tree is", error)))?
+            .uid();
+        if owner != account.uid {
+            let text =
+                format!("{name} of {} belongs to uid {owner}, and servers here run as {}", parent.name, account.name);
+            return Err(crate::fault::refused(text)
+                .hint(format!("make a volume of it: docker volume create -d pando -o from={} NAME", parent.name))
+                .into());
+        }
+    }
+    Ok(())
+}
+
 /// Writes all sources ready for their start.
 pub fn stage(owner: &Owner, ports: &BTreeMap<Name, Option<u16>>, plan: &Plan, manner: &Manner) -> Done<()> {
     let kinds: Vec<EngineKind> = owner.sources.values().map(|held| held.kind).collect();
@@ -93,6 +116,18 @@ pub fn stage(owner: &Owner, ports: &BTreeMap<Name, Option<u16>>, plan: &Plan, ma
             set: settings(&manner.set, held.kind, &kinds),
         };
         held.engine.stage(&held.seat, &held.source, &stage)?;
+    }
+    Ok(())
+}
+
+/// Stops all servers in an orderly way and makes their trees ready for containers of the user's.
+pub fn hand_over(run: &Run, owner: &Owner, manner: &Manner) -> Done<()> {
+    units::stop_all(&run.world, owner)?;
+    run.pass("provision.hand-over.stopped")?;
+    let stage =
+        Stage { to: None, log: None, port: None, profile: manner.profile, record: false, set: manner.set.clone() };
+    for held in owner.sources.values().filter(|held| held.engine.hands_over()) {
+        held.engine.hand_over(&held.seat, &held.source, &stage)?;
     }
     Ok(())
 }

@@ -22,8 +22,8 @@ use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
 use crate::moments::{self, Plan};
 use crate::owner::Owner;
-use crate::units;
 use crate::world::{Pin, World};
+use crate::{units, volumes};
 
 /// How long the former state is kept.
 const GRACE: SignedDuration = SignedDuration::from_hours(1);
@@ -69,12 +69,13 @@ impl Verb for Refresh {
         Step { name: "start", apply: Self::start, undo: Self::stop_new },
         Step { name: "admit", apply: Self::admit, undo: keep },
         Step { name: "configure", apply: Self::configure, undo: Self::no_hook },
+        Step { name: "hand-over", apply: Self::hand_over, undo: keep },
         Step { name: "swap", apply: Self::swap, undo: Self::swap_back },
         Step { name: "post-hooks", apply: Self::post, undo: Self::no_hook },
         Step { name: "timeline", apply: Self::timeline, undo: keep },
         Step { name: "clear", apply: Self::clear, undo: keep },
     ];
-    const POINT_OF_NO_RETURN: usize = 11;
+    const POINT_OF_NO_RETURN: usize = 12;
 
     fn subject(&self) -> Name {
         self.clone.clone()
@@ -100,6 +101,12 @@ impl Refresh {
                 .hint("the state before a refresh or rewind is kept for an hour")
                 .into());
         }
+        if origin == Origin::Parent && record.parent == owner.id {
+            return Err(refused(format!("{clone} was made empty: it has no parent to be refreshed from"))
+                .hint(format!("pando rewind {clone}@MOMENT sets it back to a snapshot of its own"))
+                .into());
+        }
+        volumes::refuse_in_use(world, record, &record.sources)?;
         if origin != Origin::Former {
             world.need_room()?;
         }
@@ -199,6 +206,8 @@ impl Refresh {
     fn stop(&mut self, run: &Run) -> Done<()> {
         self.set_state(run, CloneState::Refreshing, None)?;
         run.pass("refresh.stop.marked")?;
+        // Nobody mounts it from here on: who does not see it now will not.
+        volumes::refuse_in_use(&run.world, &self.before, &self.before.sources)?;
         units::stop_all(&run.world, &Owner::named(&run.world, &self.clone)?)
     }
 
@@ -220,6 +229,18 @@ impl Refresh {
         self.set_state(run, self.before.state, self.before.problem.clone())
     }
 
+    /// Whether the new data comes from a server in a container, and is handed on as it is: see `clone`.
+    fn as_it_is(&self, run: &Run) -> Done<bool> {
+        Ok(self.before.elsewhere
+            && match (self.origin, &self.before.parent) {
+                (Origin::Parent, OwnerId::App(_)) => false,
+                (Origin::Parent, OwnerId::Clone(parent)) => {
+                    run.world.catalog.get::<CloneRecord>(parent.as_str())?.is_some_and(|parent| parent.elsewhere)
+                }
+                (Origin::Own | Origin::Former, _) => true,
+            })
+    }
+
     /// The clone as it will be.
     fn fresh(&self, run: &Run) -> Done<Owner> {
         Owner::of_clone_with(&run.world, self.record(run)?, &self.sources)
@@ -227,7 +248,9 @@ impl Refresh {
 
     fn stage(&mut self, run: &Run) -> Done<()> {
         let owner = self.fresh(run)?;
-        if let Some(plan) = &self.plan {
+        if let Some(plan) = &self.plan
+            && !self.as_it_is(run)?
+        {
             let manner = manner(owner.clone_record()?, &owner.app);
             containers::note(&mut self.sources, &containers::check(run, &owner)?);
             provision::stage(&owner, &provision::ports(&self.sources), plan, &manner)?;
@@ -236,10 +259,14 @@ impl Refresh {
     }
 
     fn start(&mut self, run: &Run) -> Done<()> {
-        provision::start(run, &self.fresh(run)?)
+        if self.as_it_is(run)? { Ok(()) } else { provision::start(run, &self.fresh(run)?) }
     }
 
     fn stop_new(&mut self, run: &Run) -> Done<()> {
+        if self.before.elsewhere {
+            // None may run here: whatever of it runs is what this began.
+            return self.before.sources.values().try_for_each(|source| units::kill(&run.world, &source.units));
+        }
         if !self.is_stopped(run)? {
             return Ok(());
         }
@@ -247,6 +274,9 @@ impl Refresh {
     }
 
     fn admit(&mut self, run: &Run) -> Done<()> {
+        if self.as_it_is(run)? {
+            return Ok(());
+        }
         let record = self.record(run)?;
         let password = String::from_utf8_lossy(&run.world.unseal(&record.password)?).into_owned();
         provision::admit(run, &self.fresh(run)?, Some(&password), record.record)
@@ -260,7 +290,16 @@ impl Refresh {
         let owner = Owner::of_clone_with(&run.world, record, &self.sources)?;
         provision::link_paths(&run.world, &self.clone, &owner)?;
         run.pass("refresh.configure.linked")?;
-        hooks::configure(run, &self.hook, &owner)
+        if self.as_it_is(run)? { Ok(()) } else { hooks::configure(run, &self.hook, &owner) }
+    }
+
+    fn hand_over(&mut self, run: &Run) -> Done<()> {
+        if !self.before.elsewhere || self.plan.is_none() {
+            return Ok(());
+        }
+        let owner = self.fresh(run)?;
+        let manner = manner(owner.clone_record()?, &owner.app);
+        provision::hand_over(run, &owner, &manner)
     }
 
     /// The record names the new volumes; the old ones become the former state.
@@ -288,7 +327,7 @@ impl Refresh {
             until: run.world.now().checked_add(GRACE).unwrap_or(Timestamp::MAX),
         });
         record.sources = self.sources.clone();
-        record.state = CloneState::Running;
+        record.state = if record.elsewhere { CloneState::Stopped } else { CloneState::Running };
         record.problem = None;
         run.world.catalog.note(&record)?;
         run.pass("refresh.swap.named")?;
@@ -297,7 +336,7 @@ impl Refresh {
 
     fn swap_back(&mut self, run: &Run) -> Done<()> {
         let mut record = self.record(run)?;
-        if volumes(&record.sources) != volumes(&self.sources) {
+        if trees(&record.sources) != trees(&self.sources) {
             // A crash of the machine may have kept the new links and lost that the record named what they lead to.
             let owner = Owner::of_clone(&run.world, record)?;
             return provision::link_paths(&run.world, &self.clone, &owner);
@@ -327,12 +366,12 @@ impl Refresh {
     fn clear(&mut self, run: &Run) -> Done<()> {
         run.world.drop_live(&OwnerId::Clone(self.before.id.clone()));
         match (&self.plan, &self.before.former) {
-            (Some(_), Some(former)) => provision::destroy(run, volumes(&former.sources)),
+            (Some(_), Some(former)) => provision::destroy(run, trees(&former.sources)),
             _ => Ok(()),
         }
     }
 }
 
-fn volumes(sources: &BTreeMap<Name, CloneSource>) -> BTreeSet<&VolumeId> {
+fn trees(sources: &BTreeMap<Name, CloneSource>) -> BTreeSet<&VolumeId> {
     sources.values().map(|source| &source.volume).collect()
 }

@@ -3,7 +3,9 @@
 //! # Crash consistency
 //! Once the record says `removing` and the hooks before it have agreed, the rest is always done.
 
-use pando_catalog::{AppRecord, BookmarkRecord, CloneRecord, Durability, OperationRecord, Record, SnapshotRecord};
+use pando_catalog::{
+    AppRecord, BookmarkRecord, CloneRecord, Durability, OperationRecord, Record, SnapshotRecord, VolumeRecord,
+};
 use pando_model::{AppState, CloneState, HookPoint, Name, OperationState, OwnerId, PoolSnapshotId, UnitId, VolumeId};
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +15,8 @@ use crate::fault::{Done, Fault, refused};
 use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
 use crate::owner::Owner;
-use crate::units;
 use crate::world::World;
+use crate::{units, volumes};
 
 /// A clone going away.
 #[derive(Serialize, Deserialize)]
@@ -54,7 +56,7 @@ impl Remove {
             .catalog
             .all::<CloneRecord>()?
             .into_iter()
-            .filter(|other| other.parent == owner.id)
+            .filter(|other| other.parent == owner.id && OwnerId::Clone(other.id.clone()) != owner.id)
             .map(|other| other.name.to_string())
             .collect();
         if !children.is_empty() {
@@ -62,6 +64,7 @@ impl Remove {
                 .hint(format!("remove them first: pando rm {}", children.join(" ")))
                 .into());
         }
+        volumes::refuse_in_use(world, record, &record.sources)?;
         let mut volumes: Vec<VolumeId> = record.sources.values().map(|source| source.volume.clone()).collect();
         volumes.extend(record.former.iter().flat_map(|former| former.sources.values()).map(|s| s.volume.clone()));
         volumes.sort();
@@ -82,6 +85,8 @@ impl Remove {
             record.state = CloneState::Removing;
             run.world.catalog.note(&record)?;
             refuse_while_bookmarked(&run.world, &self.clone)?;
+            // Nobody mounts it from here on: who does not see it now will not.
+            volumes::refuse_in_use(&run.world, &record, &record.sources)?;
         }
         Ok(())
     }
@@ -186,6 +191,9 @@ pub fn forget_timeline<R: Record>(run: &Run, owner: &OwnerId) -> Done<()> {
         }
         for bookmark in &bookmarks {
             change.delete::<BookmarkRecord>(&bookmark.id())?;
+        }
+        for volume in change.of::<VolumeRecord>(owner.as_str())? {
+            change.delete::<VolumeRecord>(&volume.id())?;
         }
         let app = change.get::<CloneRecord>(owner.as_str())?.map(|clone| clone.app);
         change.delete::<R>(owner.as_str())?;

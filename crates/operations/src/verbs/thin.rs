@@ -18,6 +18,7 @@ use crate::fault::Done;
 use crate::journal::{Run, Step, Verb, keep};
 use crate::moments::mark;
 use crate::owner::Owner;
+use crate::volumes::in_use;
 use crate::world::World;
 
 /// So many of the newest snapshots stay prepared, whatever their age.
@@ -78,7 +79,13 @@ impl Thin {
             .filter(|one| one.prepared.is_some() && one.prepared != one.raw && one.raw.is_some())
             .filter(|one| !recent.contains(&one.id) && !gone.iter().any(|other| other.id == one.id))
             .collect();
-        let former = owner.clone.as_ref().and_then(|clone| clone.former.clone()).filter(|former| former.until <= now);
+        let mut former = None;
+        if let Some(clone) = &owner.clone
+            && let Some(over) = clone.former.as_ref().filter(|former| former.until <= now)
+            && in_use::users(world, clone, &over.sources)?.is_empty()
+        {
+            former = Some(over.clone());
+        }
         if gone.is_empty() && unprepared.is_empty() && former.is_none() {
             return Ok(None);
         }

@@ -1,0 +1,80 @@
+//! Whether somebody uses a clone's volumes now. The kernel is asked, because counters of mounts are wrong after the
+//! first crash of whoever counts: an engine that was killed never unmounts, one that restarts mounts again.
+//!
+//! Between an engine's mount call and the moment the kernel shows the container's mount there is a gap; for so
+//! long the call itself counts.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pando_catalog::{CloneRecord, CloneSource, VolumeRecord};
+use pando_model::Name;
+
+use crate::fault::{Done, Fault, io, refused};
+use crate::world::World;
+
+/// So long a container may need from the mount call to its mount.
+const GAP: Duration = Duration::from_secs(10);
+
+/// Mount calls that were answered a moment ago.
+#[derive(Default)]
+pub struct Mounts(Mutex<HashMap<(Name, String), Instant>>);
+
+impl Mounts {
+    fn change(&self, change: impl FnOnce(&mut HashMap<(Name, String), Instant>)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// An engine was told where a volume is.
+    pub fn begin(&self, volume: &Name, id: &str, now: Instant) {
+        self.change(|calls| {
+            calls.retain(|_, at| now.duration_since(*at) < GAP);
+            calls.insert((volume.clone(), id.to_owned()), now);
+        });
+    }
+
+    /// An engine has no use for a volume any more.
+    pub fn end(&self, volume: &Name, id: &str) {
+        self.change(|calls| {
+            calls.remove(&(volume.clone(), id.to_owned()));
+        });
+    }
+
+    fn recent(&self, volume: &Name, now: Instant) -> bool {
+        let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.iter().any(|((name, _), at)| name == volume && now.duration_since(*at) < GAP)
+    }
+}
+
+/// Refuses while containers, or anybody else, use these sources of a clone that has volumes.
+pub fn refuse_in_use(world: &World, clone: &CloneRecord, sources: &BTreeMap<Name, CloneSource>) -> Done<()> {
+    let users = users(world, clone, sources)?;
+    let Some(first) = users.first() else { return Ok(()) };
+    let problem = match users.len() {
+        1 => refused(format!("{} is in use by {first}", clone.name)),
+        more => refused(format!("{} is in use by {first} and {} more", clone.name, more - 1)),
+    };
+    Err(problem.hint("stop what uses it, then try again: docker ps, docker stop").into())
+}
+
+/// Who uses them.
+pub fn users(world: &World, clone: &CloneRecord, sources: &BTreeMap<Name, CloneSource>) -> Done<Vec<String>> {
+    let volumes: Vec<VolumeRecord> = world.catalog.of(clone.id.as_str())?;
+    if volumes.is_empty() && !clone.elsewhere {
+        return Ok(Vec::new());
+    }
+    let trees: BTreeSet<&str> = sources.values().map(|source| source.volume.as_str()).collect();
+    let trees: Vec<&str> = trees.into_iter().collect();
+    let held =
+        (world.volumes.holders)(&trees).map_err(|error| Fault::Problem(io("looking who uses a volume", error)))?;
+    // A clone whose servers run here is used by them.
+    let held = held.into_iter().filter(|holder| clone.elsewhere || holder.container.is_some());
+    let mut users: Vec<String> = held.map(|holder| holder.to_string()).collect();
+    let now = world.clock.instant();
+    let mounted = volumes.iter().filter(|volume| world.volumes.mounts.recent(&volume.name, now));
+    if users.is_empty() {
+        users.extend(mounted.map(|volume| format!("a container that is being started with {}", volume.name)));
+    }
+    Ok(users)
+}
