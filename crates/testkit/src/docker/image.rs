@@ -17,6 +17,10 @@ use crate::tools;
 pub enum Image {
     /// `postgres:MAJOR`, also named by its exact version: the newest server of this machine.
     Postgres,
+    /// `mariadb:SERIES`, such as 10.11, also named by its exact version.
+    Mariadb,
+    /// `redis:SERIES`, such as 7.0, also named by its exact version.
+    Redis,
 }
 
 /// What every image has besides its server.
@@ -36,6 +40,8 @@ struct Recipe {
     /// Parts of file names that are left out: big, and not needed to run.
     without: &'static [&'static str],
     entrypoint: &'static str,
+    /// Files that no package has: path and text.
+    written: &'static [(&'static str, &'static str)],
     /// Of the account, which has the same name as the group.
     account: (&'static str, u32),
     /// Directories that belong to the account.
@@ -48,6 +54,8 @@ impl Image {
     fn recipe(self) -> Recipe {
         match self {
             Self::Postgres => postgres(),
+            Self::Mariadb => mariadb(),
+            Self::Redis => redis(),
         }
     }
 
@@ -90,10 +98,89 @@ fn postgres() -> Recipe {
         major,
         without: &["llvmjit", "/bitcode/", "/man/", "/zoneinfo/right/"],
         entrypoint: include_str!("postgres.sh"),
+        written: &[],
         account: ("postgres", 999),
         dirs: &["var/lib/postgresql", "var/lib/postgresql/data", "run/postgresql"],
         settings: settings.to_vec(),
     }
+}
+
+/// "mariadbd  Ver 10.11.14-MariaDB-0+deb12u2 for …"
+fn mariadb() -> Recipe {
+    let printed = tools::run("mariadbd", &["--version"]);
+    let version = printed.split_whitespace().nth(2).and_then(|word| word.split('-').next());
+    let version = version.expect("a version of MariaDB").to_owned();
+    let programs = [
+        "mariadbd",
+        "mariadb",
+        "mariadb-admin",
+        "mariadb-dump",
+        "mariadb-install-db",
+        "my_print_defaults",
+        "resolveip",
+        "basename",
+        "hostname",
+        "uname",
+        "tr",
+    ];
+    Recipe {
+        name: "mariadb",
+        major: series(&version),
+        settings: vec![
+            "ENTRYPOINT [\"docker-entrypoint.sh\"]".to_owned(),
+            "CMD [\"mariadbd\"]".to_owned(),
+            "EXPOSE 3306".to_owned(),
+            "VOLUME /var/lib/mysql".to_owned(),
+            format!("ENV LANG=C.UTF-8 MARIADB_VERSION=1:{version}"),
+            "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        ],
+        version,
+        content: [found(&programs), vec!["/usr/share/mysql".into(), "/usr/share/zoneinfo".into()]].concat(),
+        without: &["/man/", "/zoneinfo/right/"],
+        entrypoint: include_str!("mariadb.sh"),
+        written: &[
+            ("etc/mysql/my.cnf", "[mariadbd]\nskip-name-resolve\n!includedir /etc/mysql/conf.d/\n"),
+            ("etc/mysql/conf.d/README.cnf", "# More options: files that end in .cnf\n"),
+        ],
+        account: ("mysql", 999),
+        dirs: &["var/lib/mysql", "run/mysqld"],
+    }
+}
+
+/// "Redis server v=7.0.15 sha=…"
+fn redis() -> Recipe {
+    let printed = tools::run("redis-server", &["--version"]);
+    let version = printed.split_whitespace().find_map(|word| word.strip_prefix("v="));
+    let version = version.expect("a version of Redis").to_owned();
+    Recipe {
+        name: "redis",
+        major: series(&version),
+        settings: vec![
+            "ENTRYPOINT [\"docker-entrypoint.sh\"]".to_owned(),
+            "CMD [\"redis-server\"]".to_owned(),
+            "EXPOSE 6379".to_owned(),
+            "VOLUME /data".to_owned(),
+            "WORKDIR /data".to_owned(),
+            format!("ENV REDIS_VERSION={version}"),
+            "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        ],
+        version,
+        content: found(&["redis-server", "redis-cli", "redis-check-aof", "redis-check-rdb"]),
+        without: &[],
+        entrypoint: include_str!("redis.sh"),
+        written: &[],
+        account: ("redis", 999),
+        dirs: &["data"],
+    }
+}
+
+/// The first two numbers of a version.
+fn series(version: &str) -> String {
+    version.split('.').take(2).collect::<Vec<_>>().join(".")
+}
+
+fn found(programs: &[&str]) -> Vec<PathBuf> {
+    programs.iter().map(|name| tools::find(name).unwrap_or_else(|| panic!("{name} is not installed"))).collect()
 }
 
 impl Recipe {
@@ -101,7 +188,7 @@ impl Recipe {
     fn tar(&self) -> PathBuf {
         let files = self.files();
         let mut hasher = DefaultHasher::new();
-        (self.entrypoint, self.account, self.dirs).hash(&mut hasher);
+        (self.entrypoint, self.written, self.account, self.dirs).hash(&mut hasher);
         for file in &files {
             let about = fs::symlink_metadata(file).expect("looking at a file");
             (file, about.len(), about.mtime(), about.mode()).hash(&mut hasher);
@@ -118,8 +205,8 @@ impl Recipe {
     /// All files and links, each under its one true path.
     fn files(&self) -> BTreeSet<PathBuf> {
         let mut files = BTreeSet::new();
-        let found = TOOLS.iter().map(|tool| tools::find(tool).unwrap_or_else(|| panic!("{tool} is not installed")));
-        let roots = found.chain(self.content.iter().cloned()).chain(["/usr/lib/locale/C.utf8".into()]);
+        let roots =
+            found(&TOOLS).into_iter().chain(self.content.iter().cloned()).chain(["/usr/lib/locale/C.utf8".into()]);
         roots.for_each(|root| self.add(&root, &mut files));
         for library in libraries(&files) {
             self.add(&library, &mut files);
@@ -194,12 +281,14 @@ impl Recipe {
              nobody:x:65534:65534:nobody:/:/bin/false\n"
         );
         let groups = format!("root:x:0:\n{name}:x:{id}:\nnogroup:x:65534:\n");
-        for (path, text, mode) in [
+        let own = [
             ("etc/passwd", accounts.as_str(), 0o644),
             ("etc/group", groups.as_str(), 0o644),
             ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n", 0o644),
             ("usr/local/bin/docker-entrypoint.sh", self.entrypoint, 0o755),
-        ] {
+        ];
+        for (path, text, mode) in own.into_iter().chain(self.written.iter().map(|(path, text)| (*path, *text, 0o644))) {
+            dir(path.rsplit_once('/').expect("a path with a directory").0, 0o755, 0);
             fs::write(root.join(path), text).expect("writing a file");
             fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).expect("opening a file");
         }
