@@ -102,6 +102,8 @@ pub struct UnitPlan {
     pub dir: PathBuf,
     /// The account it runs as.
     pub account: Option<Account>,
+    /// Files that begin with the id of its process, over which another server refuses to start.
+    pub locks: Vec<PathBuf>,
     /// Stop it by SIGINT (else SIGTERM).
     pub stop_by_interrupt: bool,
     /// Seconds it gets to stop.

@@ -46,6 +46,7 @@ pub fn spec(held: &Held, plan: UnitPlan) -> Done<UnitSpec> {
         input: None,
         dir: plan.dir,
         account: plan.account,
+        locks: plan.locks,
         stop_signal: if plan.stop_by_interrupt { StopSignal::Int } else { StopSignal::Term },
         stop_grace_ms: plan.stop_grace_seconds * 1000,
     })

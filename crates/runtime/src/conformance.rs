@@ -26,6 +26,7 @@ pub fn spec(program: &str, args: &[&str]) -> UnitSpec {
         env: BTreeMap::new(),
         dir: PathBuf::from("/"),
         account: None,
+        locks: Vec::new(),
         stop_signal: StopSignal::Term,
         stop_grace_ms: 10_000,
         container: None,

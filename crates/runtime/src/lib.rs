@@ -76,6 +76,10 @@ pub struct UnitSpec {
     pub dir: PathBuf,
     /// The account it runs as; `None`: the daemon's own.
     pub account: Option<Account>,
+    /// Files that begin with the id of the server's process, over which another one refuses to start. Whoever is
+    /// killed leaves them behind, and in time the id is somebody else's: see `process/locks.rs`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locks: Vec<PathBuf>,
     /// How it is asked to stop.
     pub stop_signal: StopSignal,
     /// Milliseconds after which the whole process group is killed.

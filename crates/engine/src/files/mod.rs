@@ -84,6 +84,7 @@ impl FilesEngine {
             dir: "/".into(),
             // As the daemon itself, never as the units' account: only root can keep owners.
             account: None,
+            locks: Vec::new(),
             stop_by_interrupt: false,
             stop_grace_seconds: 10,
         })

@@ -55,6 +55,7 @@ fn plan(program: &Path, args: Vec<String>, seat: &Seat) -> UnitPlan {
         env: std::collections::BTreeMap::new(),
         dir: "/".into(),
         account: seat.account.clone(),
+        locks: Vec::new(),
         stop_by_interrupt: false,
         stop_grace_seconds: 5,
     }
@@ -196,6 +197,7 @@ pub fn server(engine: &MariadbEngine, facts: &Facts, seat: &Seat) -> Result<Unit
         env: std::collections::BTreeMap::new(),
         dir: seat.data.clone(),
         account: seat.account.clone(),
+        locks: Vec::new(),
         stop_by_interrupt: false,
         stop_grace_seconds: 60,
     })

@@ -109,6 +109,7 @@ pub fn ingest(engine: &PostgresEngine, seat: &Seat, source: &Source) -> Result<U
         env,
         dir: "/".into(),
         account: seat.account.clone(),
+        locks: Vec::new(),
         stop_by_interrupt: true,
         stop_grace_seconds: 5,
     })
@@ -187,8 +188,8 @@ fn write_settings(engine: &PostgresEngine, seat: &Seat, source: &Source, facts: 
     tree::write(&seat.data.join("standby.signal"), "", seat.account.as_ref())
 }
 
-/// A server's unit on a tree.
-pub fn server(installation: &Installation, seat: &Seat) -> Result<UnitPlan, EngineError> {
+/// A server's unit on a tree; `port` names its socket too.
+pub fn server(installation: &Installation, seat: &Seat, port: u16) -> Result<UnitPlan, EngineError> {
     Ok(UnitPlan {
         role: "server",
         program: installation.tool("postgres")?.path().to_owned(),
@@ -196,6 +197,7 @@ pub fn server(installation: &Installation, seat: &Seat) -> Result<UnitPlan, Engi
         env: std::collections::BTreeMap::new(),
         dir: seat.data.clone(),
         account: seat.account.clone(),
+        locks: vec![seat.data.join("postmaster.pid"), seat.run.join(format!(".s.PGSQL.{port}.lock"))],
         stop_by_interrupt: true,
         stop_grace_seconds: 60,
     })
@@ -233,6 +235,7 @@ pub fn receiver(
         env: std::collections::BTreeMap::new(),
         dir: "/".into(),
         account: seat.account.clone(),
+        locks: Vec::new(),
         stop_by_interrupt: true,
         stop_grace_seconds: 5,
     })
@@ -246,7 +249,7 @@ pub fn follow(engine: &PostgresEngine, seat: &Seat, source: &Source) -> Result<V
     let epoch = log.current_epoch().ok_or_else(|| EngineError::Invalid("the mirror has no log yet".to_owned()))?;
     log.mend_live(epoch)?;
     Ok(vec![
-        server(installation, seat)?,
+        server(installation, seat, settings::SOCKET_PORT)?,
         receiver(installation, seat, settings::SOCKET_PORT, &facts.superuser, &log.live_dir(epoch))?,
     ])
 }

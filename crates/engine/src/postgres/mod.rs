@@ -398,7 +398,7 @@ impl Engine for PostgresEngine {
         let (_, installation) = self.installation(seat, source)?;
         // After a reboot the directory for sockets is gone.
         tree::private_dir(&seat.run, seat.account.as_ref())?;
-        mirror::server(installation, seat).map(Some)
+        mirror::server(installation, seat, port_of(&seat.data)?).map(Some)
     }
 
     fn ready(&self, seat: &Seat, source: &Source) -> Result<Readiness, EngineError> {

@@ -68,6 +68,7 @@ pub fn server(program: &std::path::Path, conf: &std::path::Path, seat: &Seat) ->
         env: BTreeMap::new(),
         dir: seat.data.clone(),
         account: seat.account.clone(),
+        locks: Vec::new(),
         stop_by_interrupt: false,
         stop_grace_seconds: 30,
     }

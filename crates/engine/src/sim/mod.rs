@@ -171,6 +171,7 @@ fn plan(role: &'static str, program: &str, seat: &Seat) -> UnitPlan {
         env: BTreeMap::new(),
         dir: seat.data.clone(),
         account: seat.account.clone(),
+        locks: Vec::new(),
         stop_by_interrupt: false,
         stop_grace_seconds: 1,
     }

@@ -203,6 +203,7 @@ fn plan_of(
         env: unit.env,
         dir: seat.run.clone(),
         account: seat.account.clone(),
+        locks: Vec::new(),
         stop_by_interrupt: unit.stop == Stop::Int,
         stop_grace_seconds: unit.stop_seconds.min(600),
     })

@@ -206,6 +206,7 @@ fn spec(world: &World, unit: &UnitId, hook: &Hook, facts: &Facts) -> Done<UnitSp
         input: Some(facts.json()),
         dir: "/".into(),
         account: account::of(world, hook)?,
+        locks: Vec::new(),
         stop_signal: StopSignal::Kill,
         stop_grace_ms: 0,
         // The user's own program, on this machine.

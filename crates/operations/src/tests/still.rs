@@ -30,6 +30,7 @@ fn plan(role: &'static str, seat: &Seat) -> UnitPlan {
         env: BTreeMap::new(),
         dir: seat.data.clone(),
         account: None,
+        locks: Vec::new(),
         stop_by_interrupt: false,
         stop_grace_seconds: 1,
     }

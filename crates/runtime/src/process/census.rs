@@ -8,7 +8,7 @@
 //! - When the postmaster is killed, the children are handed to process 1 (or to a subreaper) and end by
 //!   themselves within milliseconds, except one that is stopped or busy. Where process 1 reaps nobody (a
 //!   container without an init) they stay zombies for ever, and so does an adopted postmaster. A zombie
-//!   answers to `kill(pid, 0)`, so a new server refuses a data directory whose `postmaster.pid` names it.
+//!   answers to `kill(pid, 0)`, so a new server refuses a data directory whose `postmaster.pid` names it (see `locks`).
 //!
 //! So a process belongs to a unit when one of these holds:
 //! 1. it is the first process of the record (same id, same start time, same boot);

@@ -13,6 +13,7 @@
 //! is lost in between, the census finds the process again. One runtime per home is presumed.
 
 mod census;
+mod locks;
 mod record;
 mod session;
 mod standing;

@@ -13,13 +13,12 @@ use pando_model::UnitId;
 
 use super::record::{Phase, Record};
 use super::standing::{Own, Standing};
-use super::{ProcessRuntime, TICK, io_error, lock, session, stop};
+use super::{ProcessRuntime, TICK, io_error, lock, locks, session, stop};
 use crate::{Ensured, RuntimeError, StopSignal, UnitSpec, log};
 
 impl ProcessRuntime {
     /// Starts a unit that does not run; answers its first process if it does. The caller holds its lock.
     pub(super) fn start_unless_running(&self, unit: &UnitSpec) -> Result<(Ensured, ProcessId), RuntimeError> {
-        // A zombie answers to kill(pid, 0): PostgreSQL would take it for the server named in `postmaster.pid`.
         self.reap();
         let record = self.load(&unit.id)?;
         // Of a new unit there is nothing to be found, and looking for it would cost more than starting it.
@@ -54,6 +53,7 @@ impl ProcessRuntime {
     }
 
     fn start(&self, spec: &UnitSpec) -> Result<ProcessId, RuntimeError> {
+        locks::clear(spec).map_err(io_error(format!("removing what the last run of {} left", spec.id)))?;
         self.save(spec, Phase::Starting)?;
         let path = self.records.log_path(&spec.id);
         log::trim(&path).map_err(io_error(format!("trimming the log of {}", spec.id)))?;

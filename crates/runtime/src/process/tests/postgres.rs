@@ -61,6 +61,10 @@ impl Server {
         self.root.path().join("data")
     }
 
+    fn socket_lock(&self) -> PathBuf {
+        self.root.path().join(format!(".s.PGSQL.{PORT}.lock"))
+    }
+
     fn tool(&self, name: &str) -> ToolCommand {
         Tool::at(self.bin.join(name)).command().account(self.account.as_ref())
     }
@@ -75,6 +79,8 @@ impl Server {
             .collect();
         unit.env = BTreeMap::from([("PGDATESTYLE".into(), "ISO".into())]);
         unit.account = self.account.clone();
+        unit.dir = self.data();
+        unit.locks = vec![self.data().join("postmaster.pid"), self.socket_lock()];
         unit.stop_signal = StopSignal::Int;
         unit.stop_grace_ms = 60_000;
         unit
@@ -222,5 +228,39 @@ fn a_server_that_is_killed_whole_is_gone_at_once() -> Checked {
     nap(50);
     assert_eq!(server.files(), files);
     writer.wait()?;
+    Ok(())
+}
+
+/// After a crash of the machine a killed server's lock names whoever has its process id by then: another server of
+/// the same account, say. One that was started by hand keeps its lock.
+#[test]
+fn t10_the_lock_of_a_killed_server_keeps_nobody_out() -> Checked {
+    let Some(server) = server()? else { return Ok(()) };
+    let bench = Bench::new()?;
+    let unit = server.unit();
+    bench.runtime.ensure_running(&unit)?;
+    until("it answers", || server.answers());
+    let pid_file = server.data().join("postmaster.pid");
+    bench.runtime.ensure_gone_by(&unit.id, StopSignal::Kill, Duration::ZERO)?;
+    let mut other = Tool::at("/bin/sleep").command().arg("600").account(server.account.as_ref()).build().spawn()?;
+    for lock in [&pid_file, &server.socket_lock()] {
+        let left = std::fs::read_to_string(lock)?;
+        let rest = left.split_once('\n').ok_or("it has lines")?.1;
+        std::fs::write(lock, format!("{}\n{rest}", other.id()))?;
+    }
+    bench.runtime.ensure_running(&unit)?;
+    until("it answers", || server.answers());
+    assert!(bench.runtime.ensure_gone(&unit.id)? == Removed::Deleted && !pid_file.exists());
+
+    let mut by_hand = server.tool("postgres").args(&unit.args).dir(server.data()).build().spawn()?;
+    until("it answers", || server.answers());
+    bench.runtime.ensure_running(&unit)?;
+    ended(&bench.runtime, &unit.id)?;
+    assert!(bench.runtime.log_tail(&unit.id, 20)?.contains("already exists"));
+    assert!(server.answers(), "it goes on");
+    for child in [&mut other, &mut by_hand] {
+        child.kill()?;
+        child.wait()?;
+    }
     Ok(())
 }
