@@ -48,6 +48,8 @@ pub struct Options {
     pub log: Option<String>,
     /// Directories with PostgreSQL's programs, looked at before the usual ones.
     pub postgres: Vec<PathBuf>,
+    /// Prefixes of MariaDB installations, looked at before the usual ones.
+    pub mariadb: Vec<PathBuf>,
     /// The Docker or Podman engine that containers run in, as `DOCKER_HOST` says it; sought when absent.
     pub engine: Option<String>,
     /// Fail points to arm, for tests.
@@ -65,6 +67,7 @@ impl Options {
             socket_mode: 0o600,
             log: None,
             postgres: Vec::new(),
+            mariadb: Vec::new(),
             engine: None,
             fail_points: None,
             plugin: Plugin::No,
@@ -136,7 +139,8 @@ async fn open_and_run(
     signals: &mut Signals,
 ) -> Result<(), Problem> {
     let home = options.home.clone();
-    let around = Around { postgres: options.postgres.clone(), engine: options.engine.clone() };
+    let around =
+        Around { postgres: options.postgres.clone(), mariadb: options.mariadb.clone(), engine: options.engine.clone() };
     let (pando, token) = off_thread(move || {
         let pando = Pando::open(&home, fail, &around)?;
         let token = Secret::new(pando.token()?);

@@ -50,6 +50,8 @@ pub struct InitRequest {
 pub struct Around {
     /// Directories with PostgreSQL's programs that are looked at before the usual ones.
     pub postgres: Vec<PathBuf>,
+    /// Prefixes of MariaDB installations that are looked at before the usual ones.
+    pub mariadb: Vec<PathBuf>,
     /// The Docker or Podman engine, in the form of `DOCKER_HOST`; without it, it is sought where it usually is.
     pub engine: Option<String>,
 }
@@ -81,7 +83,7 @@ impl Pando {
         let runtime = PlacedRuntime::new(Arc::new(process), Arc::clone(&docker));
         let postgres = PostgresEngine::new(Installations::find(&around.postgres), account.clone());
         let redis = RedisEngine::new(redis::Installations::find(&[]));
-        let mariadb = MariadbEngine::new(mariadb::Installations::find(&[]), account.clone());
+        let mariadb = MariadbEngine::new(mariadb::Installations::find(&around.mariadb), account.clone());
         let toolkits = ToolkitEngine::new(home.toolkits(), account.clone());
         let files = FilesEngine::new();
         let world = World::new(Parts {

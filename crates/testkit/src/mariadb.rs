@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::{free_port, tools, wait_until};
 /// A running (or stopped) production server; gone when dropped.
 #[derive(Debug)]
 pub struct MariadbProduction {
+    prefix: PathBuf,
     dir: TempDir,
     port: u16,
     child: Option<Child>,
@@ -29,13 +30,21 @@ impl MariadbProduction {
     /// # Panics
     /// When a program fails; its output is in the message.
     pub fn start(conf: &[&str]) -> Self {
+        Self::start_of(Path::new("/usr"), conf)
+    }
+
+    /// The same of the installation in `prefix`.
+    ///
+    /// # Panics
+    /// When a program fails; its output is in the message.
+    pub fn start_of(prefix: &Path, conf: &[&str]) -> Self {
         // Not below TMPDIR: a socket's path has at most 107 bytes.
         let dir = tempfile::Builder::new().prefix("pando-my-").tempdir_in("/tmp").expect("a temporary directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("opening a directory");
         if let Some((uid, gid)) = account() {
             std::os::unix::fs::chown(dir.path(), Some(uid), Some(gid)).expect("giving a directory to the account");
         }
-        let mut made = Self { dir, port: free_port(), child: None };
+        let mut made = Self { prefix: prefix.to_owned(), dir, port: free_port(), child: None };
         let path = |name: &str| made.dir.path().join(name).display().to_string();
         let mut text = format!(
             "[mariadbd]\ndatadir={}\nsocket={}\npid-file={}\nport={}\nbind-address=127.0.0.1\nskip-name-resolve\n\
@@ -68,9 +77,11 @@ impl MariadbProduction {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(tools::find(program).expect("an installed program"));
+        let path = ["sbin", "bin"].iter().map(|dir| self.prefix.join(dir).join(program)).find(|path| path.is_file());
+        let mut command = Command::new(path.unwrap_or_else(|| panic!("no {program} in {}", self.prefix.display())));
         command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.current_dir("/").stdin(Stdio::null()).arg(format!("--defaults-file={}", self.options().display()));
+        command.arg(format!("--basedir={}", self.prefix.display()));
         if let Some((uid, gid)) = account() {
             command.uid(uid).gid(gid);
         }

@@ -1,6 +1,7 @@
 //! The rule for a test that needs a program: in CI a missing one fails the test, elsewhere the test says
 //! that it was skipped and what would help. A test never passes in silence without having run.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -21,6 +22,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("initdb", "postgresql"),
     ("losetup", "mount"),
     ("mariadb", "mariadb-client"),
+    ("mariadb-backup", "mariadb-backup"),
     ("mariadb-install-db", "mariadb-server-core"),
     ("mariadbd", "mariadb-server-core"),
     ("mkfs.btrfs", "btrfs-progs"),
@@ -96,6 +98,25 @@ pub fn all_postgres() -> Vec<PathBuf> {
 /// The program directory of the newest installed PostgreSQL server.
 pub fn newest_postgres() -> Option<PathBuf> {
     all_postgres().pop()
+}
+
+/// The prefixes of the MariaDB servers that are here, by series: this machine's own, and those that `scripts/matrix`
+/// brought, which PANDO_MARIADB names.
+///
+/// # Panics
+/// When a server does not say its version.
+pub fn all_mariadb() -> BTreeMap<String, PathBuf> {
+    let more = std::env::var("PANDO_MARIADB").unwrap_or_default();
+    std::iter::once(PathBuf::from("/usr"))
+        .chain(more.split(':').filter(|dir| !dir.is_empty()).map(PathBuf::from))
+        .filter(|prefix| prefix.join("sbin/mariadbd").is_file())
+        .map(|prefix| {
+            let text = run(prefix.join("sbin/mariadbd"), &["--no-defaults", "--version"]);
+            let version = text.split("Ver ").nth(1).expect("a version");
+            let series: Vec<&str> = version.split('.').take(2).collect();
+            (series.join("."), prefix)
+        })
+        .collect()
 }
 
 /// Runs a program to its end and hands back its output.

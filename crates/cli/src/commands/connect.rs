@@ -123,6 +123,8 @@ fn mariadb(source: &SourceView) -> Option<Plan> {
     let env = BTreeMap::from([("MYSQL_PWD", url.password.clone()?)]);
     let (host, port) = (url.host.clone()?, url.port?);
     let mut args = vec![format!("--host={host}"), format!("--port={port}"), format!("--user={}", url.user.clone()?)];
+    // Newer clients ask for TLS, which a clone on loopback has not.
+    args.push("--skip-ssl-verify-server-cert".to_owned());
     args.extend(url.database().map(|name| format!("--database={name}")));
     Some(Plan { program: "mariadb".into(), args, env, dir: None })
 }
@@ -206,7 +208,10 @@ mod tests {
             (plan.program.to_str(), plan.env.get("MYSQL_PWD").map(String::as_str)),
             (Some("mariadb"), Some("p@w"))
         );
-        assert_eq!(plan.args, ["--host=127.0.0.1", "--port=5445", "--user=pando", "--database=blog"]);
+        assert_eq!(
+            plan.args,
+            ["--host=127.0.0.1", "--port=5445", "--user=pando", "--skip-ssl-verify-server-cert", "--database=blog"]
+        );
     }
 
     #[test]

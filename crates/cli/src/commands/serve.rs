@@ -26,6 +26,10 @@ pub struct ServeArgs {
     /// repeated
     #[arg(long, value_name = "DIR", env = "PANDO_POSTGRES", hide_env_values = true, value_delimiter = ':')]
     postgres: Vec<PathBuf>,
+    /// Where another series of MariaDB is installed (the directory with its bin, sbin and share), looked at before the
+    /// usual ones; may be repeated
+    #[arg(long, value_name = "DIR", env = "PANDO_MARIADB", hide_env_values = true, value_delimiter = ':')]
+    mariadb: Vec<PathBuf>,
     /// The socket of the Docker or Podman engine for clones in containers [default: the first that is there]
     #[arg(long, value_name = "unix:///PATH", env = "DOCKER_HOST", hide_env_values = true)]
     engine: Option<String>,
@@ -78,6 +82,7 @@ pub fn serve(context: &Context, args: &ServeArgs) -> Done {
         plugin: args.plugin(&context.home)?,
         log: variable("PANDO_LOG"),
         postgres: args.postgres.clone(),
+        mariadb: args.mariadb.clone(),
         engine: args.engine.clone(),
         fail_points: variable("PANDO_FAILPOINTS"),
         ..Options::of_home(&context.home)

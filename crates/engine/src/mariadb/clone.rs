@@ -239,6 +239,7 @@ pub fn execute(engine: &MariadbEngine, seat: &Seat, source: &Source, statements:
     let mut command = engine.installations.of(facts.series)?.tool("mariadb")?.command().args([
         "--no-defaults".to_owned(),
         "--protocol=socket".to_owned(),
+        "--skip-ssl-verify-server-cert".to_owned(),
         format!("--socket={}", config::socket(&seat.run).display()),
         format!("--user={}", config::KEEPER),
         "--abort-source-on-error".to_owned(),

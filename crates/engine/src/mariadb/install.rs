@@ -18,6 +18,8 @@ pub const SUPPORTED: std::ops::RangeInclusive<Series> = (10, 5)..=(12, 99);
 pub struct Installation {
     /// Its whole version, such as `10.11.19`.
     pub version: String,
+    /// What its programs must be told to be their home: they were built for another.
+    pub prefix: PathBuf,
     dirs: Vec<PathBuf>,
 }
 
@@ -74,7 +76,7 @@ impl Installations {
             .collect();
         let server = Tool::find_in(dirs.iter().map(PathBuf::as_path), "mariadbd")?;
         let version = parse_version(&server.command().arg("--no-defaults").arg("--version").run().ok()?.text())?;
-        Some((series(&version)?, Installation { version, dirs }))
+        Some((series(&version)?, Installation { version, prefix: prefix.to_owned(), dirs }))
     }
 
     /// The installation of a series.

@@ -25,7 +25,7 @@ use super::client::{ClientError, Rows, literal};
 use super::config::{self, Before, KEEPER, Place, socket};
 use super::facts::Facts;
 use super::log::{BinLog, Look, Position};
-use super::production::{options, query};
+use super::production::{options, query, verifies};
 use super::session::{connect, failed};
 use super::tree::{Mark, Tree};
 use super::{MariadbEngine, io as io_error};
@@ -129,9 +129,11 @@ pub fn install(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<U
     let tree = Tree { epoch: None, manner: None, replay: None };
     let live = seat.run.join("log");
     tree.configure(&place(seat, source, &facts), &facts, &live, &Before::Nothing, seat.account.as_ref())?;
-    let program = engine.installations.of(facts.series)?.tool("mariadb-install-db")?;
+    let installation = engine.installations.of(facts.series)?;
+    let program = installation.tool("mariadb-install-db")?;
     let args = vec![
         format!("--defaults-file={}", text(&seat.data.join(config::FILE))),
+        format!("--basedir={}", text(&installation.prefix)),
         "--auth-root-authentication-method=normal".to_owned(),
         "--skip-test-db".to_owned(),
     ];
@@ -143,7 +145,10 @@ pub fn load(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<(Uni
     let facts = engine.facts(source)?;
     let dir = dump_dir(seat);
     let own = dir.join("own.cnf");
-    let lines = format!("[client]\nsocket=\"{}\"\nprotocol=socket\nuser={KEEPER}\n", text(&socket(&seat.run)));
+    let lines = format!(
+        "[client]\nsocket=\"{}\"\nprotocol=socket\nuser={KEEPER}\nssl-verify-server-cert=0\n",
+        text(&socket(&seat.run))
+    );
     seat::write(&own, &lines, seat.account.as_ref())?;
     let args = vec![
         format!("--defaults-file={}", text(&own)),
@@ -190,10 +195,14 @@ pub fn settle(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<()
 
 /// A server's unit on a tree.
 pub fn server(engine: &MariadbEngine, facts: &Facts, seat: &Seat) -> Result<UnitPlan, EngineError> {
+    let installation = engine.installations.of(facts.series)?;
     Ok(UnitPlan {
         role: "server",
-        program: engine.installations.of(facts.series)?.tool("mariadbd")?.path().to_owned(),
-        args: vec![format!("--defaults-file={}", text(&seat.data.join(config::FILE)))],
+        program: installation.tool("mariadbd")?.path().to_owned(),
+        args: vec![
+            format!("--defaults-file={}", text(&seat.data.join(config::FILE))),
+            format!("--basedir={}", text(&installation.prefix)),
+        ],
         env: std::collections::BTreeMap::new(),
         dir: seat.data.clone(),
         account: seat.account.clone(),
@@ -228,9 +237,13 @@ fn begin_following(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Resu
         literal(url.user.as_deref().unwrap_or("root")),
         literal(url.password.as_deref().unwrap_or_default()),
     );
-    if ["ssl", "ssl-ca"].iter().any(|name| url.query.contains_key(*name)) {
-        change.push_str(", MASTER_SSL=1");
-    }
+    // The defaults of both are other ones in newer servers.
+    let secure = ["ssl", "ssl-ca"].iter().any(|name| url.query.contains_key(*name)) || verifies(url);
+    change.push_str(&format!(
+        ", MASTER_SSL={}, MASTER_SSL_VERIFY_SERVER_CERT={}",
+        u8::from(secure),
+        u8::from(verifies(url))
+    ));
     for (name, option) in [("ssl-ca", "MASTER_SSL_CA"), ("ssl-cert", "MASTER_SSL_CERT"), ("ssl-key", "MASTER_SSL_KEY")]
     {
         if let Some(value) = url.query.get(name) {

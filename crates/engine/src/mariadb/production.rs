@@ -32,13 +32,20 @@ pub fn options(url: &SourceUrl) -> String {
     }
     put("user", url.user.as_deref().unwrap_or("root"));
     put("password", url.password.as_deref().unwrap_or_default());
-    for name in ["ssl", "ssl-ca", "ssl-cert", "ssl-key", "ssl-verify-server-cert"] {
+    for name in ["ssl", "ssl-ca", "ssl-cert", "ssl-key"] {
         if let Some(value) = url.query.get(name) {
             put(name, value);
         }
     }
+    // Newer clients would refuse a production without TLS if they were not told.
+    put("ssl-verify-server-cert", if verifies(url) { "1" } else { "0" });
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// Whether the server's certificate must be the one of its name.
+pub fn verifies(url: &SourceUrl) -> bool {
+    url.query.get("ssl-verify-server-cert").is_some_and(|value| !matches!(value.as_str(), "0" | "off" | "false"))
 }
 
 /// An option file, gone when dropped.
@@ -105,7 +112,7 @@ mod tests {
         let url: SourceUrl = "mariadb://rep:p%22w%5C@db:3307/blog?ssl-ca=/x.pem".parse()?;
         let text = options(&url);
         assert!(text.contains("host=\"db\"\nport=\"3307\"\n") && text.contains("password=\"p\\\"w\\\\\"\n"), "{text}");
-        assert!(text.contains("ssl-ca=\"/x.pem\""));
+        assert!(text.contains("ssl-ca=\"/x.pem\"\nssl-verify-server-cert=\"0\"\n"));
         let local: SourceUrl = "mysql:///blog?socket=/run/mysqld/mysqld.sock".parse()?;
         assert!(options(&local).contains("socket=\"/run/mysqld/mysqld.sock\"\nprotocol=\"socket\""));
         Ok(())

@@ -13,6 +13,8 @@ use crate::any_second::Oracle;
 use crate::proxy::Proxy;
 use crate::stand::{PANDO, Raised, entries, said};
 
+mod series;
+
 struct Stand {
     daemon: Daemon,
     production: MariadbProduction,
@@ -21,12 +23,16 @@ struct Stand {
 
 impl Stand {
     fn new() -> Option<Self> {
-        let there = tools::require_root() && tools::require("mkfs.btrfs") && tools::require("mariadbd");
-        (there && tools::require("mariadb-install-db") && tools::require("mariadb")).then(|| Self {
-            daemon: Daemon::start(Path::new(PANDO)),
-            line: Proxy::new(0),
-            production: MariadbProduction::start(&[]),
-        })
+        Self::with(&[])
+    }
+
+    /// `conf`: more lines for production's option file.
+    fn with(conf: &[&str]) -> Option<Self> {
+        there().then(|| Self::over(Daemon::start(Path::new(PANDO)), MariadbProduction::start(conf)))
+    }
+
+    fn over(daemon: Daemon, production: MariadbProduction) -> Self {
+        Self { daemon, line: Proxy::new(0), production }
     }
 
     fn json(&self, args: &[&str]) -> Value {
@@ -72,6 +78,12 @@ impl Stand {
         let alarms = self.daemon.alarms(announced);
         assert!(alarms.is_empty(), "unannounced: {alarms:#?}\n{}", self.daemon.log());
     }
+}
+
+/// Whether what these tests need is here.
+fn there() -> bool {
+    tools::require_root()
+        && ["mkfs.btrfs", "mariadbd", "mariadb-install-db", "mariadb"].iter().all(|tool| tools::require(tool))
 }
 
 fn url(view: &Value) -> String {
