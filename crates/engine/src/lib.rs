@@ -15,13 +15,16 @@
 //! clone
 //! ```
 
+mod binlog;
 pub mod files;
 pub mod mariadb;
 pub mod postgres;
 pub mod redis;
 mod seat;
+mod session;
 pub mod sim;
 pub mod toolkit;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use pando_model::Lsn;
 
 use super::MariadbEngine;
-use super::client::{ClientError, Session, literal, verifier};
 use super::config::{self, Before, Manner, Place, REPLAY, SHUT};
 use super::facts::Facts;
 use super::log::{Look, Position};
 use super::mirror::STILL;
-use super::session::{connect, failed, socket_there};
 use super::tree::{self, Mark, PREPARED, Tree};
+use crate::session::{connect, failed, socket_there};
+use crate::wire::{ClientError, Session, literal, verifier};
 use crate::{Credentials, EngineError, Link, Point, Pulse, Readiness, Seat, Source, Stage, UnitPlan, seat};
 
 fn place<'a>(seat: &'a Seat, facts: &Facts) -> Place<'a> {
@@ -307,7 +307,7 @@ pub fn pulse(engine: &MariadbEngine, seat: &Seat) -> Result<Pulse, EngineError> 
         let before = session.query("SELECT @@gtid_binlog_pos")?;
         let clock = session.query("SELECT UNIX_TIMESTAMP(NOW(6)) * 1000000 DIV 1")?;
         let after = session.query("SELECT @@gtid_binlog_pos")?;
-        let text = |rows: &super::client::Rows| rows.first(0).unwrap_or_default().to_owned();
+        let text = |rows: &crate::wire::Rows| rows.first(0).unwrap_or_default().to_owned();
         Ok((text(&before), text(&clock), text(&after)))
     });
     let mut changed = log.advance(None)?;

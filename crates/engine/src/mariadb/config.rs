@@ -12,9 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
 use crate::EngineError;
+pub use crate::session::{KEEPER, socket};
 
-/// Who Pando is in its own servers.
-pub const KEEPER: &str = "pando_keeper";
 /// The option file, in the tree.
 pub const FILE: &str = "pando.cnf";
 /// What a server runs first, in the tree.
@@ -57,11 +56,6 @@ pub struct Place<'a> {
     pub run: &'a Path,
     /// Its own number (M-1).
     pub server_id: u32,
-}
-
-/// The socket of a server.
-pub fn socket(run: &Path) -> PathBuf {
-    run.join("s")
 }
 
 /// A number that no other server of production, mirror or clone has.

@@ -6,9 +6,9 @@ use pando_host::Account;
 use pando_model::SourceUrl;
 use serde::{Deserialize, Serialize};
 
-use super::client::identifier;
 use super::install::{Installations, SUPPORTED, Series, series};
 use super::production::query;
+use crate::wire::identifier;
 use crate::{EngineError, Finding, Preflight};
 
 /// What is kept of a production server.

@@ -21,14 +21,15 @@ use jiff::Timestamp;
 use pando_host::{Clock, SystemClock, durable};
 use pando_model::Lsn;
 
-use super::client::{ClientError, Rows, literal};
 use super::config::{self, Before, KEEPER, Place, socket};
 use super::facts::Facts;
 use super::log::{BinLog, Look, Position};
 use super::production::{options, query, verifies};
-use super::session::{connect, failed};
 use super::tree::{Mark, Tree};
 use super::{MariadbEngine, io as io_error};
+use crate::binlog::dialect::Position as _;
+use crate::session::{connect, failed};
+use crate::wire::{ClientError, Rows, literal};
 use crate::{EngineError, Link, Pulse, Seat, Source, UnitPlan, seat};
 
 /// How often production is looked at.
@@ -424,7 +425,7 @@ pub const STILL: [&str; 5] = [
 ];
 
 /// Stops between two transactions, at a place where no temporary table is open (M-15): it would not be in the tree.
-fn stop_applying(session: &mut super::client::Session) -> Result<(), ClientError> {
+fn stop_applying(session: &mut crate::wire::Session) -> Result<(), ClientError> {
     const TRIES: u32 = 100;
     for attempt in 0..TRIES {
         session.query("STOP SLAVE SQL_THREAD")?;

@@ -7,20 +7,17 @@
 //! | `install.rs` | which series this machine has |
 //! | `production.rs`, `facts.rs` | talking to production, and what preflight learns |
 //! | `mirror.rs` | first copy, replica, how far we are, standing still |
-//! | `log/` | the log: transactions, index from time to place, what a clone replays |
+//! | `log/` | what MariaDB's transactions are in the log (`binlog`) |
 //! | `clone.rs` | a tree made ready, replayed, shut and opened |
 //! | `tree.rs`, `config.rs` | a tree's files |
-//! | `client.rs`, `session.rs` | inside Pando's own servers |
 
-mod client;
 mod clone;
 mod config;
 mod facts;
 mod install;
-mod log;
+pub(crate) mod log;
 mod mirror;
 mod production;
-mod session;
 mod tree;
 
 use std::collections::HashMap;
@@ -35,8 +32,8 @@ use pando_model::{DoctorItem, EngineKind, Lsn, SettingChange, SourceUrl};
 use self::facts::Facts;
 pub use self::install::{Installation, Installations};
 use self::log::BinLog;
-use self::session::Sessions;
 use self::tree::{Mark as TreeMark, Tree};
+use crate::session::Sessions;
 use crate::{
     Credentials, Engine, EngineError, Ingest, Link, Mark, Point, Preflight, Pulse, Readiness, Seat, Source, Stage,
     Stretch, UnitPlan, Want, encoded,

@@ -6,36 +6,36 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::Gtid;
+use super::groups::Gtid;
+use crate::binlog::dialect;
 
 /// For each domain the server and the number of the last transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position(BTreeMap<u32, (u32, u64)>);
 
 impl Position {
-    /// Whether a transaction lies at or before it.
-    pub fn holds(&self, gtid: Gtid) -> bool {
-        self.0.get(&gtid.domain).is_some_and(|(_, seq)| *seq >= gtid.seq)
-    }
-
-    /// Whether another position lies at or before it.
-    pub fn reaches(&self, other: &Self) -> bool {
-        other.0.iter().all(|(domain, (server, seq))| self.holds(Gtid { domain: *domain, server: *server, seq: *seq }))
-    }
-
     /// Whether it has come to exactly another, in the domains of that.
     pub fn reaches_exactly(&self, other: &Self) -> bool {
         other.0.iter().all(|(domain, last)| self.0.get(domain) == Some(last))
     }
 
-    /// Goes on to a transaction.
-    pub fn take(&mut self, gtid: Gtid) {
-        self.0.insert(gtid.domain, (gtid.server, gtid.seq));
-    }
-
     /// Whether it lies before another in any domain that both have: what a production that was reset shows.
     pub fn fell_behind(&self, other: &Self) -> bool {
         other.0.iter().any(|(domain, (_, seq))| self.0.get(domain).is_none_or(|(_, own)| own < seq))
+    }
+}
+
+impl dialect::Position<Gtid> for Position {
+    fn holds(&self, gtid: &Gtid) -> bool {
+        self.0.get(&gtid.domain).is_some_and(|(_, seq)| *seq >= gtid.seq)
+    }
+
+    fn reaches(&self, other: &Self) -> bool {
+        other.0.iter().all(|(domain, (_, seq))| self.0.get(domain).is_some_and(|(_, own)| own >= seq))
+    }
+
+    fn take(&mut self, gtid: &Gtid) {
+        self.0.insert(gtid.domain, (gtid.server, gtid.seq));
     }
 }
 
@@ -48,7 +48,7 @@ impl FromStr for Position {
             let mut number = || numbers.next().and_then(|number| number.parse::<u64>().ok()).ok_or(());
             let (domain, server, seq) = (number()?, number()?, number()?);
             let narrow = |number: u64| u32::try_from(number).map_err(|_| ());
-            position.take(Gtid { domain: narrow(domain)?, server: narrow(server)?, seq });
+            position.0.insert(narrow(domain)?, (narrow(server)?, seq));
         }
         Ok(position)
     }
@@ -66,6 +66,7 @@ impl fmt::Display for Position {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::binlog::dialect::Position as _;
 
     #[test]
     fn positions_are_read_compared_and_written() {

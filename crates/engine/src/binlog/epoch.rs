@@ -24,57 +24,57 @@ use std::path::{Path, PathBuf};
 use pando_host::durable;
 use serde::{Deserialize, Serialize};
 
-use super::event::{Event, Groups, MAGIC, Place};
+use super::dialect::{Dialect, Groups as _, Position as _};
+use super::event::{Event, MAGIC, Place};
 use super::index::{Group, Post};
-use super::position::Position;
 
 /// What the server's files are called.
 pub const LIVE: &str = "log";
 
 /// What is kept of an epoch besides its files.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Meta {
+pub struct Meta<P> {
     /// Where it begins.
-    pub begin: Position,
+    pub begin: P,
 }
 
 /// What the index of a packed file says first.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Summary {
-    first: Option<Group>,
-    last: Option<Group>,
-    position: Position,
+struct Summary<G, P> {
+    first: Option<Group<G>>,
+    last: Option<Group<G>>,
+    position: P,
 }
 
 /// A file of the log.
 #[derive(Debug)]
-struct Segment {
+struct Segment<G> {
     packed: bool,
     /// Of a packed one only the first and the last.
-    groups: Vec<Group>,
+    groups: Vec<Group<G>>,
 }
 
 /// A reader at the end of the newest file.
 #[derive(Debug, Default)]
-struct Head {
+struct Head<R> {
     number: u64,
     at: u64,
-    groups: Groups,
+    groups: R,
     when_synced: u64,
 }
 
 /// One unbroken stretch.
 #[derive(Debug)]
-pub struct Epoch {
+pub struct Epoch<D: Dialect> {
     /// Its directory.
     pub dir: PathBuf,
     /// Where it has come to.
-    pub position: Position,
+    pub position: D::Position,
     /// Looks at production, oldest first.
     pub posts: Vec<Post>,
-    begin: Position,
-    segments: BTreeMap<u64, Segment>,
-    head: Head,
+    begin: D::Position,
+    segments: BTreeMap<u64, Segment<D::Gtid>>,
+    head: Head<D::Groups>,
     /// Whether the last post is not on disk: nothing was committed since the one before.
     idle: bool,
 }
@@ -89,9 +89,9 @@ pub fn file_of(place: u64) -> u64 {
     place >> 32
 }
 
-impl Epoch {
+impl<D: Dialect> Epoch<D> {
     /// Makes an epoch's directories. `begin`: the position that its mirror starts from.
-    pub fn make(dir: &Path, begin: &Position) -> io::Result<()> {
+    pub fn make(dir: &Path, begin: &D::Position) -> io::Result<()> {
         fs::create_dir_all(dir.join("live"))?;
         fs::create_dir_all(dir.join("segments"))?;
         let meta = serde_json::to_vec(&Meta { begin: begin.clone() })?;
@@ -100,7 +100,7 @@ impl Epoch {
 
     /// Opens an epoch: packed files by their summaries, plain ones are read anew.
     pub fn open(dir: PathBuf) -> io::Result<Self> {
-        let meta: Meta = serde_json::from_slice(&fs::read(dir.join("meta.json"))?)?;
+        let meta: Meta<D::Position> = serde_json::from_slice(&fs::read(dir.join("meta.json"))?)?;
         let mut epoch = Self {
             position: meta.begin.clone(),
             begin: meta.begin,
@@ -150,7 +150,7 @@ impl Epoch {
     /// The time of the last transaction, in microseconds: all before that second is there.
     pub fn through(&self) -> Option<i64> {
         let last = self.segments.values().rev().find_map(|segment| segment.groups.last());
-        let of_log = last.map(|last| i64::from(last.when) * 1_000_000);
+        let of_log = last.map(D::complete_to);
         of_log.max(self.posts.last().map(|post| post.micros))
     }
 
@@ -212,12 +212,11 @@ impl Epoch {
             while let Some(event) = Event::read(&mut from)? {
                 self.head.at += event.bytes.len() as u64;
                 if let Place::Ends(gtid) = self.head.groups.place(&event)
-                    && !self.position.holds(gtid)
+                    && !self.position.holds(&gtid)
                 {
-                    self.position.take(gtid);
-                    let gtid = (gtid.domain, gtid.server, gtid.seq);
+                    self.position.take(&gtid);
                     let end = place(self.head.number, self.head.at);
-                    segment.groups.push(Group { end, when: event.when(), gtid });
+                    segment.groups.push(Group { end, when: self.head.groups.when(&event), gtid });
                     changed = true;
                 }
             }
@@ -285,9 +284,9 @@ impl Epoch {
             position = self.summary(*before)?.position;
         }
         for group in &groups {
-            position.take(group.gtid());
+            position.take(&group.gtid);
         }
-        let summary = Summary { first: groups.first().copied(), last: groups.last().copied(), position };
+        let summary = Summary { first: groups.first().cloned(), last: groups.last().cloned(), position };
         let mut index = serde_json::to_vec(&summary)?;
         index.push(b'\n');
         index.extend(zstd::encode_all(serde_json::to_vec(&groups)?.as_slice(), 3)?);
@@ -308,23 +307,23 @@ impl Epoch {
         durable::remove_if_there(&plain).map(drop)
     }
 
-    fn summary(&self, number: u64) -> io::Result<Summary> {
+    fn summary(&self, number: u64) -> io::Result<Summary<D::Gtid, D::Position>> {
         let bytes = fs::read(self.segment(number).with_extension("idx"))?;
         let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
         Ok(serde_json::from_slice(line)?)
     }
 
     /// The transactions of the files from the one of a place on.
-    pub fn groups_from(&self, from: u64) -> io::Result<Vec<Group>> {
+    pub fn groups_from(&self, from: u64) -> io::Result<Vec<Group<D::Gtid>>> {
         let mut all = Vec::new();
         for (number, segment) in self.segments.range(file_of(from)..) {
             if segment.packed {
                 let bytes = fs::read(self.segment(*number).with_extension("idx"))?;
                 let line = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
                 let groups = zstd::decode_all(bytes.get(line..).unwrap_or_default())?;
-                all.extend(serde_json::from_slice::<Vec<Group>>(&groups)?);
+                all.extend(serde_json::from_slice::<Vec<Group<D::Gtid>>>(&groups)?);
             } else {
-                all.extend(&segment.groups);
+                all.extend(segment.groups.iter().cloned());
             }
         }
         all.retain(|group| group.end > from);
@@ -332,17 +331,17 @@ impl Epoch {
     }
 
     /// The last place where everything before it lies at or before a position.
-    pub fn place_of(&self, position: &Position) -> io::Result<u64> {
+    pub fn place_of(&self, position: &D::Position) -> io::Result<u64> {
         // The newest files first: it is nearly always there.
         let mut from = self.first();
         for (number, segment) in self.segments.iter().rev() {
-            if segment.groups.first().is_some_and(|first| position.holds(first.gtid())) {
+            if segment.groups.first().is_some_and(|first| position.holds(&first.gtid)) {
                 from = place(*number, 4);
                 break;
             }
         }
         let groups = self.groups_from(from)?;
-        let inside = groups.iter().take_while(|group| position.holds(group.gtid())).last();
+        let inside = groups.iter().take_while(|group| position.holds(&group.gtid)).last();
         Ok(inside.map_or(from, |last| last.end))
     }
 
@@ -370,11 +369,11 @@ impl Epoch {
 
     /// Writes what lies between two places as one relay log: each transaction once, those that `known` holds left
     /// out. The position it leads to; `None` when there is nothing.
-    pub fn copy_out(&self, from: u64, to: u64, known: &Position, path: &Path) -> io::Result<Option<Position>> {
+    pub fn copy_out(&self, from: u64, to: u64, known: &D::Position, path: &Path) -> io::Result<Option<D::Position>> {
         let mut out = io::BufWriter::with_capacity(1 << 18, File::create(path)?);
         out.write_all(&MAGIC)?;
-        let mut copy = Copy { position: known.clone(), out, length: 4, format: None, whole: 4, any: false };
-        let mut groups = Groups::default();
+        let mut copy = Copy::<D> { position: known.clone(), out, length: 4, format: None, whole: 4, any: false };
+        let mut groups = D::Groups::default();
         for number in self.segments.range(file_of(from)..=file_of(to)).map(|(number, _)| *number) {
             let mut input = self.input(number)?;
             input.read_exact(&mut [0; 4])?;
@@ -383,7 +382,7 @@ impl Epoch {
                 && let Some(event) = Event::read(&mut input)?
             {
                 at += event.bytes.len() as u64;
-                copy.event(&event, groups.place(&event), place(number, at) > from)?;
+                copy.event(&event, &groups.place(&event), place(number, at) > from)?;
             }
         }
         copy.finish(known)
@@ -435,8 +434,8 @@ impl Epoch {
 }
 
 /// A relay log being written.
-struct Copy {
-    position: Position,
+struct Copy<D: Dialect> {
+    position: D::Position,
     out: io::BufWriter<File>,
     length: u64,
     /// The description in force, until it is written.
@@ -446,8 +445,8 @@ struct Copy {
     any: bool,
 }
 
-impl Copy {
-    fn event(&mut self, event: &Event, place: Place, wanted: bool) -> io::Result<()> {
+impl<D: Dialect> Copy<D> {
+    fn event(&mut self, event: &Event, place: &Place<D::Gtid>, wanted: bool) -> io::Result<()> {
         if event.is_format() {
             self.format = Some(event.bytes.clone());
         }
@@ -493,7 +492,7 @@ impl Copy {
         Ok(())
     }
 
-    fn finish(mut self, known: &Position) -> io::Result<Option<Position>> {
+    fn finish(mut self, known: &D::Position) -> io::Result<Option<D::Position>> {
         self.cut()?;
         self.out.flush()?;
         Ok((self.position != *known).then_some(self.position))

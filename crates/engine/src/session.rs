@@ -1,4 +1,4 @@
-//! Sessions with Pando's own servers, over their private sockets: kept, because mirrors are asked every second;
+//! Sessions with Pando's own MariaDB and MySQL servers, over their private sockets: kept, because mirrors are asked every second;
 //! and the ones that hold a server still while its data is frozen.
 
 use std::collections::HashMap;
@@ -6,9 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::client::{ClientError, Session};
-use super::config::{KEEPER, socket};
 use crate::EngineError;
+use crate::wire::{ClientError, Session};
+
+/// Who Pando is in its own servers.
+pub const KEEPER: &str = "pando_keeper";
+
+/// The socket of a server.
+pub fn socket(run: &Path) -> PathBuf {
+    run.join("s")
+}
 
 /// How long a statement may take.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -1,4 +1,4 @@
-//! Events of a binary or relay log, read one after another, and the transactions they make up.
+//! The transactions that the events of a MariaDB log make up.
 //!
 //! ```text
 //! magic, FORMAT_DESCRIPTION, … GTID ▶ (BEGIN) rows, statements … ▶ XID | COMMIT      a group
@@ -8,18 +8,17 @@
 //! Layouts: `sql/log_event.h` of MariaDB. A group may go on in the next file of a relay log; one that never ends
 //! (a connection or a machine died) is begun again, and what there was of it counts for nothing.
 
-use std::io::{self, Read};
+use serde::{Deserialize, Serialize};
 
-/// Bytes at the beginning of each file.
-pub const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];
-const HEADER: usize = 19;
+use crate::binlog::dialect;
+use crate::binlog::event::{Event, FORMAT, Place, u32_at};
+
 const QUERY: u8 = 2;
 const STOP: u8 = 3;
 const ROTATE: u8 = 4;
 const INTVAR: u8 = 5;
 const RAND: u8 = 13;
 const USER_VAR: u8 = 14;
-const FORMAT: u8 = 15;
 const XID: u8 = 16;
 const TABLE_MAP: u8 = 19;
 const HEARTBEAT: u8 = 27;
@@ -34,7 +33,8 @@ const QUERY_COMPRESSED: u8 = 165;
 const STANDALONE: u8 = 1;
 
 /// A transaction's number: domain, server, sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u32, u32, u64)", into = "(u32, u32, u64)")]
 pub struct Gtid {
     /// The replication domain.
     pub domain: u32,
@@ -44,91 +44,40 @@ pub struct Gtid {
     pub seq: u64,
 }
 
-/// One event, whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// All its bytes.
-    pub bytes: Vec<u8>,
-}
-
-impl Event {
-    /// Reads the next event; `None` at the end of what is written so far.
-    pub fn read(from: &mut impl Read) -> io::Result<Option<Self>> {
-        let mut bytes = Vec::with_capacity(256);
-        if from.take(HEADER as u64).read_to_end(&mut bytes)? < HEADER {
-            return Ok(None);
-        }
-        let size = u64::from(u32_at(&bytes, 9));
-        let Some(rest) = size.checked_sub(HEADER as u64) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "an event of a binary log has no sensible size"));
-        };
-        let read = from.take(rest).read_to_end(&mut bytes)?;
-        Ok((read as u64 == rest).then_some(Self { bytes }))
-    }
-
-    /// Seconds since 1970: when the statement began, at its source.
-    pub fn when(&self) -> u32 {
-        u32_at(&self.bytes, 0)
-    }
-
-    fn kind(&self) -> u8 {
-        self.bytes.get(4).copied().unwrap_or(0)
-    }
-
-    fn body(&self) -> &[u8] {
-        self.bytes.get(HEADER..).unwrap_or_default()
-    }
-
-    /// Whether it describes the events that follow.
-    pub fn is_format(&self) -> bool {
-        self.kind() == FORMAT
-    }
-
-    /// Whether it belongs to no transaction.
-    fn is_of_the_file(&self) -> bool {
-        matches!(self.kind(), STOP | ROTATE | FORMAT | HEARTBEAT | CHECKPOINT | GTID_LIST | ENCRYPTION)
-    }
-
-    fn gtid(&self) -> Option<(Gtid, bool)> {
-        if self.kind() != GTID {
-            return None;
-        }
-        let body = self.body();
-        let seq = u64::from(u32_at(body, 0)) | u64::from(u32_at(body, 4)) << 32;
-        let flags = body.get(12).copied().unwrap_or(0);
-        let gtid = Gtid { domain: u32_at(body, 8), server: u32_at(&self.bytes, 5), seq };
-        Some((gtid, flags & STANDALONE != 0))
-    }
-
-    /// Whether a statement ends its group by its words.
-    fn says_end(&self) -> bool {
-        // Thread, seconds, length of the database's name, error, length of the variables; then these, a zero.
-        let body = self.body();
-        let database = usize::from(body.get(8).copied().unwrap_or(0));
-        let variables =
-            usize::from(body.get(11).copied().unwrap_or(0)) | usize::from(body.get(12).copied().unwrap_or(0)) << 8;
-        let text = body.get(13 + variables + database + 1..).unwrap_or_default();
-        [&b"COMMIT"[..], b"ROLLBACK", b"XA COMMIT", b"XA ROLLBACK"]
-            .iter()
-            .any(|word| text.get(..word.len()).is_some_and(|t| t.eq_ignore_ascii_case(word)))
+impl From<(u32, u32, u64)> for Gtid {
+    fn from((domain, server, seq): (u32, u32, u64)) -> Self {
+        Self { domain, server, seq }
     }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_le_bytes)
+impl From<Gtid> for (u32, u32, u64) {
+    fn from(gtid: Gtid) -> Self {
+        (gtid.domain, gtid.server, gtid.seq)
+    }
 }
 
-/// What an event is to the groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// It begins a group (one that was open counts for nothing).
-    Begins(Gtid),
-    /// It belongs to the open group.
-    Inside,
-    /// It is the last of the open group.
-    Ends(Gtid),
-    /// It belongs to no group.
-    Outside,
+/// Whether an event belongs to no transaction.
+fn is_of_the_file(event: &Event) -> bool {
+    matches!(event.kind(), STOP | ROTATE | FORMAT | HEARTBEAT | CHECKPOINT | GTID_LIST | ENCRYPTION)
+}
+
+fn gtid_of(event: &Event) -> Option<(Gtid, bool)> {
+    if event.kind() != GTID {
+        return None;
+    }
+    let body = event.body();
+    let seq = u64::from(u32_at(body, 0)) | u64::from(u32_at(body, 4)) << 32;
+    let flags = body.get(12).copied().unwrap_or(0);
+    let gtid = Gtid { domain: u32_at(body, 8), server: u32_at(&event.bytes, 5), seq };
+    Some((gtid, flags & STANDALONE != 0))
+}
+
+/// Whether a statement ends its group by its words.
+fn says_end(event: &Event) -> bool {
+    let text = event.statement();
+    [&b"COMMIT"[..], b"ROLLBACK", b"XA COMMIT", b"XA ROLLBACK"]
+        .iter()
+        .any(|word| text.get(..word.len()).is_some_and(|t| t.eq_ignore_ascii_case(word)))
 }
 
 /// Follows groups from event to event.
@@ -137,19 +86,18 @@ pub struct Groups {
     open: Option<(Gtid, bool)>,
 }
 
-impl Groups {
-    /// Where the next event belongs.
-    pub fn place(&mut self, event: &Event) -> Place {
-        if let Some((gtid, standalone)) = event.gtid() {
+impl dialect::Groups<Gtid> for Groups {
+    fn place(&mut self, event: &Event) -> Place<Gtid> {
+        if let Some((gtid, standalone)) = gtid_of(event) {
             self.open = Some((gtid, standalone));
             return Place::Begins(gtid);
         }
-        let Some((gtid, standalone)) = self.open.filter(|_| !event.is_of_the_file()) else { return Place::Outside };
+        let Some((gtid, standalone)) = self.open.filter(|_| !is_of_the_file(event)) else { return Place::Outside };
         let kind = event.kind();
         let ends = if standalone {
             !matches!(kind, INTVAR | RAND | USER_VAR | TABLE_MAP | ANNOTATE)
         } else {
-            matches!(kind, XID | XA_PREPARE) || matches!(kind, QUERY | QUERY_COMPRESSED) && event.says_end()
+            matches!(kind, XID | XA_PREPARE) || matches!(kind, QUERY | QUERY_COMPRESSED) && says_end(event)
         };
         if ends {
             self.open = None;
@@ -157,12 +105,18 @@ impl Groups {
         }
         Place::Inside
     }
+
+    /// A transaction has the second of its last event: when the statement began that ended it.
+    fn when(&self, last: &Event) -> u64 {
+        u64::from(last.when())
+    }
 }
 
 #[cfg(test)]
 pub mod forge {
     //! Events as a server writes them, without checksums.
     use super::*;
+    use crate::binlog::event::HEADER;
 
     /// One event.
     pub fn event(when: u32, kind: u8, server: u32, body: &[u8]) -> Vec<u8> {
@@ -217,8 +171,9 @@ pub mod forge {
 mod tests {
     use super::forge::{event, format, gtid, query, rows, xid};
     use super::*;
+    use crate::binlog::dialect::Groups as _;
 
-    fn places(bytes: &[u8]) -> Vec<Place> {
+    fn places(bytes: &[u8]) -> Vec<Place<Gtid>> {
         let (mut from, mut groups, mut all) = (bytes, Groups::default(), Vec::new());
         while let Some(event) = Event::read(&mut from).expect("readable") {
             all.push(groups.place(&event));
@@ -249,14 +204,5 @@ mod tests {
         assert_eq!(places(&log), expected);
         let log = [gtid(5, 0, 1, false), rows(5), format(), gtid(5, 0, 1, false), rows(5), xid(5)].concat();
         assert_eq!(places(&log).iter().filter(|place| matches!(place, Place::Ends(_))).count(), 1);
-    }
-
-    #[test]
-    fn an_event_that_is_not_whole_is_the_end() {
-        let whole = xid(6);
-        for length in 0..whole.len() {
-            assert_eq!(Event::read(&mut &whole[..length]).expect("readable"), None);
-        }
-        assert!(Event::read(&mut &[0_u8; 40][..]).is_err());
     }
 }

@@ -7,9 +7,12 @@ use std::path::Path;
 use jiff::Timestamp;
 use pando_model::Lsn;
 
-use super::event::forge::{format, gtid, rows, transaction, xid};
-use super::event::{Event, Groups, MAGIC, Place};
-use super::{BinLog, Look, Position};
+use super::Look;
+use super::dialect::Groups as _;
+use super::event::{Event, MAGIC, Place};
+use crate::mariadb::log::groups::Groups;
+use crate::mariadb::log::groups::forge::{format, gtid, rows, transaction, xid};
+use crate::mariadb::log::{BinLog, Position};
 use crate::{Point, Want};
 
 type Done = Result<(), Box<dyn std::error::Error>>;

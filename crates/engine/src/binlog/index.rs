@@ -1,32 +1,22 @@
 //! From a time to a place: the transactions of one file of the log, and what looks at production told of when
 //! they were committed.
 //!
-//! A binary log knows seconds only, and of a long statement the second in which it *began*. A look at production
+//! A binary log of MariaDB knows seconds only, and of a long statement the second in which it *began*. A look at production
 //! (position, clock, position) bounds what lies before and behind it. So each transaction has a time by which it
 //! was certainly committed, and a moment shows what was certainly committed by then: never anything later, and
 //! for a whole second everything (M-6).
 
 use serde::{Deserialize, Serialize};
 
-use super::event::Gtid;
-
 /// One transaction of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group<G> {
     /// Behind its last byte.
     pub end: u64,
-    /// Seconds since 1970.
-    pub when: u32,
-    /// Its number: domain, server, sequence.
-    pub gtid: (u32, u32, u64),
-}
-
-impl Group {
+    /// Its time, in the units of its dialect.
+    pub when: u64,
     /// Its number.
-    pub fn gtid(&self) -> Gtid {
-        let (domain, server, seq) = self.gtid;
-        Gtid { domain, server, seq }
-    }
+    pub gtid: G,
 }
 
 /// A look at production: what lies at or before `within` was committed by `micros`, what lies behind `behind`
@@ -41,9 +31,9 @@ pub struct Post {
     pub behind: u64,
 }
 
-/// When a transaction was certainly committed, in microseconds since 1970. Posts ascend.
-pub fn committed_by(group: &Group, posts: &[Post]) -> i64 {
-    let end_of_second = (i64::from(group.when) + 1) * 1_000_000;
+/// When a transaction that knows its second was certainly committed, in microseconds since 1970. Posts ascend.
+pub fn committed_by<G>(group: &Group<G>, posts: &[Post]) -> i64 {
+    let end_of_second = (i64::try_from(group.when).unwrap_or(0) + 1) * 1_000_000;
     let next = posts.partition_point(|post| post.within < group.end);
     let upper = posts.get(next).map(|post| post.micros);
     let passed = posts.partition_point(|post| post.behind < group.end);
@@ -60,8 +50,8 @@ pub fn committed_by(group: &Group, posts: &[Post]) -> i64 {
 mod tests {
     use super::*;
 
-    fn group(end: u64, when: u32) -> Group {
-        Group { end, when, gtid: (0, 7, end) }
+    fn group(end: u64, when: u64) -> Group<u64> {
+        Group { end, when, gtid: end }
     }
 
     fn post(micros: i64, at: u64) -> Post {
