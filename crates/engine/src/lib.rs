@@ -393,6 +393,10 @@ pub trait Engine: Send + Sync {
     fn execute(&self, _seat: &Seat, _source: &Source, _statements: &str) -> Result<(), EngineError> {
         Err(EngineError::Invalid(format!("{} sources take no SQL", self.kind())))
     }
+    /// What only its running server can do before it is stopped for [`Engine::hand_over`].
+    fn part(&self, _seat: &Seat, _source: &Source) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// Makes a stopped, sanitised tree ready for a server in a container of the user's, whose account may be another:
     /// what is written belongs to whom the tree belongs to. The network of the container is let in by password.
     fn hand_over(&self, _seat: &Seat, _source: &Source, _stage: &Stage) -> Result<(), EngineError> {

@@ -28,13 +28,25 @@ const REDO: &str = "64M";
 pub struct Options(Vec<(String, String)>);
 
 impl Options {
-    fn set(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
+    /// Adds one.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
         self.0.push((name.to_owned(), value.into()));
         self
     }
 
     fn path(&mut self, name: &str, value: &Path) -> &mut Self {
         self.set(name, value.to_string_lossy())
+    }
+
+    /// Adds what changes the meaning of data or queries, as production has it.
+    pub fn shared(&mut self, facts: &Facts, names: &[&str]) {
+        for (name, value) in names.iter().filter_map(|name| Some((*name, facts.settings.get(*name)?))) {
+            match (name, value.as_str()) {
+                ("time_zone", "SYSTEM") => {}
+                ("time_zone", zone) => drop(self.set("default_time_zone", zone)),
+                _ => drop(self.set(name, value)),
+            }
+        }
     }
 
     /// The text of the file.
@@ -91,15 +103,7 @@ fn common(facts: &Facts, place: &Place<'_>) -> Options {
         .set("key_buffer_size", "8M")
         .set("relay_log_purge", "OFF")
         .set("slave_parallel_threads", "4");
-    for name in super::facts::SHARED {
-        if let Some(value) = facts.settings.get(name) {
-            match (name, value.as_str()) {
-                ("time_zone", "SYSTEM") => {}
-                ("time_zone", zone) => drop(options.set("default_time_zone", zone)),
-                _ => drop(options.set(name, value)),
-            }
-        }
-    }
+    options.shared(facts, &super::facts::SHARED);
     options
 }
 

@@ -10,10 +10,12 @@
 //! | `log/` | what MariaDB's transactions are in the log (`binlog`) |
 //! | `clone.rs` | a tree made ready, replayed, shut and opened |
 //! | `tree.rs`, `config.rs` | a tree's files |
+//! | `hand_over.rs` | a tree for a container of the user's |
 
 mod clone;
 mod config;
 mod facts;
+mod hand_over;
 mod install;
 pub(crate) mod log;
 mod mirror;
@@ -182,6 +184,10 @@ impl Engine for MariadbEngine {
     }
 
     fn hold(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
+        // Nobody here can hold a server in a container of the user's.
+        if tree::is_handed_over(&seat.data) {
+            return Ok(());
+        }
         match Tree::read(&seat.data)?.manner {
             Some(_) => clone::hold(self, seat),
             None => mirror::hold(self, seat),
@@ -189,6 +195,9 @@ impl Engine for MariadbEngine {
     }
 
     fn release(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
+        if tree::is_handed_over(&seat.data) {
+            return Ok(());
+        }
         match Tree::read(&seat.data)?.manner {
             Some(_) => clone::release(self, seat),
             None => mirror::release(self, seat),
@@ -269,6 +278,18 @@ impl Engine for MariadbEngine {
 
     fn execute(&self, seat: &Seat, source: &Source, statements: &str) -> Result<(), EngineError> {
         clone::execute(self, seat, source, statements)
+    }
+
+    fn part(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
+        hand_over::part(self, seat)
+    }
+
+    fn hand_over(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
+        hand_over::hand_over(self, seat, source, stage)
+    }
+
+    fn hands_over(&self) -> bool {
+        true
     }
 
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {

@@ -100,6 +100,11 @@ impl Mark {
     }
 }
 
+/// Whether a tree is a container's: Pando's note was taken out of it.
+pub fn is_handed_over(data: &Path) -> bool {
+    !data.join(NOTE).exists()
+}
+
 /// What belongs to another server, or to another run of one: its identity (M-1), its replication with the password
 /// of production (M-2), its locks, temporary files and caches.
 fn is_foreign(name: &str) -> bool {

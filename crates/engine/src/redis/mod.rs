@@ -9,6 +9,7 @@
 //! | `aof.rs`, `log.rs` | commands, and the log made of them |
 //! | `tree.rs`, `ttl.rs` | a tree's files; keys that expire |
 //! | `session.rs` | connections that are kept |
+//! | `hand_over.rs` | a tree for a container of the user's |
 //!
 //! # What is promised
 //! A moment is told by this machine's clock. While the daemon runs, a clone shows production as it was at most
@@ -18,6 +19,7 @@
 mod aof;
 mod client;
 mod facts;
+mod hand_over;
 mod install;
 mod log;
 mod mirror;
@@ -242,6 +244,7 @@ impl Engine for RedisEngine {
         let (facts, _) = self.installation(source)?;
         private_dir(&seat.run, seat.account.as_ref())?;
         self.sessions.drop(&seat.run);
+        hand_over::refuse_written(&seat.data)?;
         let mut manifest = tree::clean(&seat.data)?;
         if let (Some(to), Some(path)) = (&stage.to, &stage.log) {
             tree::bring(&seat.data, &mut manifest, &self.log(path), to)?;
@@ -335,6 +338,19 @@ impl Engine for RedisEngine {
 
     fn check_settings(&self, set: &SettingChange) -> Result<(), EngineError> {
         set.iter().try_for_each(|(name, value)| tree::check(name, value))
+    }
+
+    fn part(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
+        hand_over::part(self, seat)
+    }
+
+    fn hand_over(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
+        let (facts, _) = self.installation(source)?;
+        hand_over::hand_over(seat, &facts, stage)
+    }
+
+    fn hands_over(&self) -> bool {
+        true
     }
 
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {

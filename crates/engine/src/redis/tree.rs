@@ -57,7 +57,7 @@ pub fn write_users(seat: &Seat) -> Result<(), EngineError> {
     // Nobody comes in without a password. But transactions are loaded as this user, and are dropped where it may
     // not do what they do.
     let nobody = || "user default off resetpass ~* &* +@all\n".to_owned();
-    let known = fs::read_to_string(seat.data.join(USERS)).unwrap_or_else(|_| nobody());
+    let known = users(&seat.data).unwrap_or_else(nobody);
     let text = format!("user {INSIDE} on >{} ~* &* +@all\n{known}", secret.reveal());
     write(&seat.run.join("users.acl"), &text, seat.account.as_ref())
 }
@@ -65,6 +65,11 @@ pub fn write_users(seat: &Seat) -> Result<(), EngineError> {
 /// Keeps a clone's users, for its next start.
 pub fn keep_users(seat: &Seat, lines: &[String]) -> Result<(), EngineError> {
     write(&seat.data.join(USERS), &format!("{}\n", lines.join("\n")), seat.account.as_ref())
+}
+
+/// A clone's users, with hashed passwords, once there are any.
+pub fn users(data: &Path) -> Option<String> {
+    fs::read_to_string(data.join(USERS)).ok()
 }
 
 /// What a tree's increments are to a log.
@@ -179,10 +184,11 @@ pub fn mend(data: &Path, manifest: &Manifest) -> Result<u64, EngineError> {
 
 /// Lines of a configuration; a later one wins.
 #[derive(Default)]
-struct Conf(String);
+pub struct Conf(pub String);
 
 impl Conf {
-    fn set(&mut self, name: &str, value: impl AsRef<str>) -> &mut Self {
+    /// Adds one.
+    pub fn set(&mut self, name: &str, value: impl AsRef<str>) -> &mut Self {
         let _ = writeln!(self.0, "{name} {}", quoted(value.as_ref()));
         self
     }
@@ -298,7 +304,8 @@ pub fn keeps_alive(set: &SettingChange) -> bool {
     set.get(TTL).is_some_and(|value| value == "alive")
 }
 
-fn user_settings(set: &SettingChange) -> impl Iterator<Item = (&String, &String)> {
+/// What a user set, without what is Pando's own.
+pub fn user_settings(set: &SettingChange) -> impl Iterator<Item = (&String, &String)> {
     set.iter().filter(|(name, _)| *name != TTL)
 }
 

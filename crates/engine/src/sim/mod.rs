@@ -378,6 +378,10 @@ impl Engine for SimEngine {
         fs::metadata(&seat.data).map(drop).map_err(disk::io("looking at", &seat.data))
     }
 
+    fn part(&self, _seat: &Seat, _source: &Source) -> Result<(), EngineError> {
+        self.enter("part").map(drop)
+    }
+
     fn hand_over(&self, seat: &Seat, _source: &Source, stage: &Stage) -> Result<(), EngineError> {
         drop(self.enter("hand_over")?);
         write_text(&seat.data, "owner", &format!("container {}", stage.profile))

@@ -105,7 +105,7 @@ impl Bench {
     /// Each call to what surrounds it fails once: of the pool and the engine every one, of the runtime the
     /// first of each kind.
     fn fail_calls(&mut self) {
-        const ENGINE: [&str; 20] = [
+        const ENGINE: [&str; 21] = [
             "fits",
             "receive",
             "preflight",
@@ -125,6 +125,7 @@ impl Bench {
             "ready",
             "admit",
             "slim",
+            "part",
             "hand_over",
         ];
         const RUNTIME: [&str; 7] =

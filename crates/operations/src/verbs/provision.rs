@@ -122,11 +122,15 @@ pub fn stage(owner: &Owner, ports: &BTreeMap<Name, Option<u16>>, plan: &Plan, ma
 
 /// Stops all servers in an orderly way and makes their trees ready for containers of the user's.
 pub fn hand_over(run: &Run, owner: &Owner, manner: &Manner) -> Done<()> {
+    for held in owner.sources.values() {
+        held.engine.part(&held.seat, &held.source)?;
+    }
     units::stop_all(&run.world, owner)?;
     run.pass("provision.hand-over.stopped")?;
-    let stage =
-        Stage { to: None, log: None, port: None, profile: manner.profile, record: false, set: manner.set.clone() };
+    let kinds: Vec<EngineKind> = owner.sources.values().map(|held| held.kind).collect();
     for held in owner.sources.values().filter(|held| held.engine.hands_over()) {
+        let set = settings(&manner.set, held.kind, &kinds);
+        let stage = Stage { to: None, log: None, port: None, profile: manner.profile, record: false, set };
         held.engine.hand_over(&held.seat, &held.source, &stage)?;
     }
     Ok(())

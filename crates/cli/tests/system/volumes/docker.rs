@@ -10,7 +10,7 @@ use super::stand;
 use crate::any_second::ROWS;
 
 /// The driver's name, which is that of its socket.
-fn word(driver: &Driver) -> String {
+pub fn word(driver: &Driver) -> String {
     driver.0.file_stem().unwrap().to_str().unwrap().to_owned()
 }
 
@@ -22,7 +22,7 @@ fn fails(docker: &Docker, args: &[&str]) -> String {
 }
 
 /// Where a running container's volume comes from, as the kernel sees it.
-fn mounted(docker: &Docker, container: &str, at: &str) -> Option<PathBuf> {
+pub fn mounted(docker: &Docker, container: &str, at: &str) -> Option<PathBuf> {
     let pid = docker.run(&["inspect", "-f", "{{.State.Pid}}", container]);
     let table = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
     let line = table.lines().find(|line| line.split(' ').nth(4) == Some(at))?;

@@ -2,6 +2,7 @@
 
 mod docker;
 mod driver;
+mod engines;
 
 use std::fs;
 use std::time::{Duration, Instant};
