@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use pando_catalog::{BookmarkRecord, SnapshotRecord};
-use pando_engine::{Mark, Point, Want};
+use pando_engine::{Mark, Point, Pulse, Want};
 use pando_model::{AppState, Lsn, Moment, Name, PoolSnapshotId, Problem, RangeView, SnapshotId};
 use serde::{Deserialize, Serialize};
 
@@ -220,11 +220,7 @@ fn reach(run: &Run, owner: &Owner, enough: Option<Timestamp>) -> Done<Timestamp>
         }
         let mut through = None;
         for attempt in 0..8 {
-            let pulse = held.engine.pulse(&held.seat, &held.source, true).map_err(|error| {
-                let mut problem = error.into_problem();
-                problem.message = format!("production's present state cannot be reached: {}", problem.message);
-                problem
-            })?;
+            let pulse = ask_production(owner, held)?;
             world.set_live(&owner.id, name, |live| {
                 live.changed |= pulse.changed;
                 live.pulse = pulse.clone();
@@ -240,12 +236,26 @@ fn reach(run: &Run, owner: &Owner, enough: Option<Timestamp>) -> Done<Timestamp>
         let through = through.ok_or_else(|| {
             Fault::Problem(
                 refused(format!("the mirror of {} is not following production right now", owner.name))
-                    .hint(format!("`pando show {}` says why; `@latest` and older moments work", owner.name)),
+                    .hint(older_work(owner)),
             )
         })?;
         all = Some(all.map_or(through, |known| known.min(through)));
     }
     Ok(all.unwrap_or_else(|| world.now()))
+}
+
+/// Lets a log advance to where production is now.
+pub fn ask_production(owner: &Owner, held: &Held) -> Done<Pulse> {
+    held.engine.pulse(&held.seat, &held.source, true).map_err(|error| {
+        let mut problem = error.into_problem();
+        problem.message = format!("production's present state cannot be reached: {}", problem.message);
+        Fault::Problem(problem.hint(older_work(owner)))
+    })
+}
+
+/// What can be done while production is away.
+pub fn older_work(owner: &Owner) -> String {
+    format!("`pando show {}` says why; `@latest` and older moments work", owner.name)
 }
 
 /// A second that all logs have reached, by the clock that is ahead: with production's writes held, no commit lies

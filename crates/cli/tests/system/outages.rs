@@ -58,6 +58,7 @@ fn t06_t13_a_restart_a_crash_a_cut_line_and_a_failover_both_timelines_are_right(
     stand.wait_state("disconnected", 30);
     let said = stand.fails(1, &["clone", "shop@now", "blind"]);
     assert!(said.contains("production's present state cannot be reached"), "{said}");
+    assert!(said.contains("hint: `pando show shop` says why"), "{said}");
     stand.copy("shop", "meanwhile");
     stand.json(&["rm", "meanwhile"]);
     proxy.lead_to(stand.production.port());

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::{Done, Fault, failed, refused};
 use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep, run_now};
-use crate::moments;
+use crate::moments::{self, ask_production, older_work};
 use crate::owner::{Owner, tree_seat};
 use crate::units;
 use crate::world::World;
@@ -378,7 +378,7 @@ impl Snapshot {
                 if complete {
                     break;
                 }
-                let pulse = held.engine.pulse(&held.seat, &held.source, true)?;
+                let pulse = ask_production(owner, held)?;
                 // Production was asked after the sync began, and the log has reached what it said: that holds
                 // even where production's clock is behind this machine's.
                 complete = pulse.link == Link::Following && pulse.through.is_some();
@@ -390,7 +390,7 @@ impl Snapshot {
             }
             if !complete {
                 let text = format!("the log of {name} does not reach the moment of the snapshot: production is away");
-                return Err(failed(text).into());
+                return Err(failed(text).hint(older_work(owner)).into());
             }
         }
         Ok(())
