@@ -50,6 +50,8 @@ pub struct Options {
     pub postgres: Vec<PathBuf>,
     /// Prefixes of MariaDB installations, looked at before the usual ones.
     pub mariadb: Vec<PathBuf>,
+    /// Directories with programs of Redis and Valkey, likewise.
+    pub redis: Vec<PathBuf>,
     /// The Docker or Podman engine that containers run in, as `DOCKER_HOST` says it; sought when absent.
     pub engine: Option<String>,
     /// Fail points to arm, for tests.
@@ -68,6 +70,7 @@ impl Options {
             log: None,
             postgres: Vec::new(),
             mariadb: Vec::new(),
+            redis: Vec::new(),
             engine: None,
             fail_points: None,
             plugin: Plugin::No,
@@ -139,8 +142,12 @@ async fn open_and_run(
     signals: &mut Signals,
 ) -> Result<(), Problem> {
     let home = options.home.clone();
-    let around =
-        Around { postgres: options.postgres.clone(), mariadb: options.mariadb.clone(), engine: options.engine.clone() };
+    let around = Around {
+        postgres: options.postgres.clone(),
+        mariadb: options.mariadb.clone(),
+        redis: options.redis.clone(),
+        engine: options.engine.clone(),
+    };
     let (pando, token) = off_thread(move || {
         let pando = Pando::open(&home, fail, &around)?;
         let token = Secret::new(pando.token()?);

@@ -52,8 +52,8 @@ impl fmt::Display for EngineKind {
 pub struct SourceUrl {
     /// The engine that the scheme names.
     pub engine: EngineKind,
-    /// The scheme as typed: `postgres`, `postgresql`, `mariadb`, `mysql`, `redis`, `file`, `ssh`, `toolkit+NAME`,
-    /// `sim`.
+    /// The scheme as typed: `postgres`, `postgresql`, `mariadb`, `mysql`, `redis`, `valkey`, `file`, `ssh`,
+    /// `toolkit+NAME`, `sim`.
     pub scheme: String,
     /// The user, percent-decoded.
     pub user: Option<String>,
@@ -77,8 +77,8 @@ pub enum SourceUrlError {
     Malformed(String),
     /// A scheme that no engine knows.
     #[error(
-        "no engine knows {0}:// URLs; known are postgres://, mariadb://, mysql://, redis://, file://, ssh:// and \
-         toolkit+NAME://"
+        "no engine knows {0}:// URLs; known are postgres://, mariadb://, mysql://, redis://, valkey://, file://, ssh:// \
+         and toolkit+NAME://"
     )]
     Scheme(String),
     /// A part is missing.
@@ -114,6 +114,10 @@ impl SourceUrl {
     }
 }
 
+/// A replica is refused in the clear by a server that takes TLS only, and a password would be sent in the clear.
+const ENCRYPTED_REDIS: &str = "Redis cannot be followed by TLS: lead it through a tunnel (ssh -L 6390:127.0.0.1:6379, \
+     stunnel) and link redis://:password@127.0.0.1:6390/0";
+
 /// How the scheme of a toolkit's URL begins.
 const TOOLKIT: &str = "toolkit+";
 
@@ -143,10 +147,11 @@ impl FromStr for SourceUrl {
         let url = Url::parse(text).map_err(|error| SourceUrlError::Malformed(error.to_string()))?;
         let engine = match url.scheme() {
             "postgres" | "postgresql" => EngineKind::Postgres,
-            "redis" => EngineKind::Redis,
+            "redis" | "valkey" => EngineKind::Redis,
             "mariadb" | "mysql" => EngineKind::Mariadb,
             "file" | "ssh" => EngineKind::Files,
             "sim" => EngineKind::Sim,
+            "rediss" | "valkeys" => return Err(SourceUrlError::Part(ENCRYPTED_REDIS)),
             // A name is a file's name, too: no dots and no slashes.
             other if other.strip_prefix(TOOLKIT).is_some_and(is_toolkit) => EngineKind::Toolkit,
             other => return Err(SourceUrlError::Scheme(other.to_owned())),
@@ -173,8 +178,8 @@ impl FromStr for SourceUrl {
             "ssh" if [&source.user, &source.host].into_iter().flatten().any(|part| part.starts_with('-')) => {
                 Err(SourceUrlError::Part("an ssh:// source's user and host cannot begin with a dash"))
             }
-            "redis" if source.host.is_none() => Err(SourceUrlError::Part("a redis:// source names a host")),
-            "redis" if source.database().is_some_and(|number| number.parse::<u16>().is_err()) => {
+            "redis" | "valkey" if source.host.is_none() => Err(SourceUrlError::Part("a redis:// source names a host")),
+            "redis" | "valkey" if source.database().is_some_and(|number| number.parse::<u16>().is_err()) => {
                 Err(SourceUrlError::Part("a redis:// source ends with the number of a database, as in redis://host/0"))
             }
             _ => Ok(source),
@@ -238,7 +243,8 @@ mod tests {
         let read = url.map(|url| (url.engine, url.user, url.password, url.port, url.path));
         let wanted = (EngineKind::Redis, None, Some("s:cret".to_owned()), Some(6380), "/2".to_owned());
         assert_eq!(read, Ok(wanted));
-        assert!("redis://cache".parse::<SourceUrl>().is_ok());
+        assert!("redis://cache".parse::<SourceUrl>().is_ok() && "valkey://cache/1".parse::<SourceUrl>().is_ok());
+        assert!("rediss://cache".parse::<SourceUrl>().is_err_and(|error| error.to_string().contains("a tunnel")));
         assert!("redis://cache/shop".parse::<SourceUrl>().is_err() && "redis:///0".parse::<SourceUrl>().is_err());
     }
 

@@ -52,6 +52,8 @@ pub struct Around {
     pub postgres: Vec<PathBuf>,
     /// Prefixes of MariaDB installations that are looked at before the usual ones.
     pub mariadb: Vec<PathBuf>,
+    /// Directories with programs of Redis and Valkey, likewise.
+    pub redis: Vec<PathBuf>,
     /// The Docker or Podman engine, in the form of `DOCKER_HOST`; without it, it is sought where it usually is.
     pub engine: Option<String>,
 }
@@ -82,7 +84,7 @@ impl Pando {
         let docker = Arc::new(DockerRuntime::new(home.root(), &docker::socket(around.engine.as_deref())));
         let runtime = PlacedRuntime::new(Arc::new(process), Arc::clone(&docker));
         let postgres = PostgresEngine::new(Installations::find(&around.postgres), account.clone());
-        let redis = RedisEngine::new(redis::Installations::find(&[]));
+        let redis = RedisEngine::new(redis::Installations::find(&around.redis));
         let mariadb = MariadbEngine::new(mariadb::Installations::find(&around.mariadb), account.clone());
         let toolkits = ToolkitEngine::new(home.toolkits(), account.clone());
         let files = FilesEngine::new();

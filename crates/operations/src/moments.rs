@@ -186,8 +186,17 @@ fn now(run: &Run, owner: &Owner, asked_at: Timestamp, asked: String) -> Done<Pla
         let fresh = snapshot::not_before(run, owner, asked_at)?;
         return whole(owner, &fresh, asked);
     }
-    let through = reach(run, owner, None)?;
+    // By the log that is ahead: one that was asked later knows of less at the time of the one asked before it.
+    let least = reach(run, owner, None)?;
+    let latest = latest_of(run, owner).unwrap_or(least);
+    let through = if latest > least { reach(run, owner, Some(latest))?.min(latest) } else { least };
     serve_time(run, owner, through, asked)
+}
+
+/// The time that the log which is ahead has reached.
+fn latest_of(run: &Run, owner: &Owner) -> Option<Timestamp> {
+    let logs = owner.sources.iter().filter(|(_, held)| crate::units::has_log(held.kind));
+    logs.filter_map(|(name, _)| run.world.live(&owner.id, name).pulse.through).max()
 }
 
 fn at(run: &Run, owner: &Owner, time: Timestamp, asked_at: Timestamp, asked: String) -> Done<Plan> {
@@ -262,10 +271,9 @@ pub fn older_work(owner: &Owner) -> String {
 /// between what each source shows at it and the hold.
 pub fn one_second(run: &Run, owner: &Owner) -> Done<Timestamp> {
     reach(run, owner, None)?;
-    let logs = || owner.sources.iter().filter(|(_, held)| crate::units::has_log(held.kind));
-    let latest = logs().filter_map(|(name, _)| run.world.live(&owner.id, name).pulse.through).max();
-    let Some(latest) = latest else { return Ok(run.world.now()) };
-    if logs().count() > 1 && reach(run, owner, Some(latest))? < latest {
+    let Some(latest) = latest_of(run, owner) else { return Ok(run.world.now()) };
+    let logs = owner.sources.values().filter(|held| crate::units::has_log(held.kind)).count();
+    if logs > 1 && reach(run, owner, Some(latest))? < latest {
         return Err(refused("the clocks of the sources are too far apart for one second of all")
             .hint("synchronise production's clocks")
             .into());

@@ -30,6 +30,9 @@ pub struct ServeArgs {
     /// usual ones; may be repeated
     #[arg(long, value_name = "DIR", env = "PANDO_MARIADB", hide_env_values = true, value_delimiter = ':')]
     mariadb: Vec<PathBuf>,
+    /// A directory with a Redis or Valkey server's program, looked at before the usual ones; may be repeated
+    #[arg(long, value_name = "DIR", env = "PANDO_REDIS", hide_env_values = true, value_delimiter = ':')]
+    redis: Vec<PathBuf>,
     /// The socket of the Docker or Podman engine for clones in containers [default: the first that is there]
     #[arg(long, value_name = "unix:///PATH", env = "DOCKER_HOST", hide_env_values = true)]
     engine: Option<String>,
@@ -83,6 +86,7 @@ pub fn serve(context: &Context, args: &ServeArgs) -> Done {
         log: variable("PANDO_LOG"),
         postgres: args.postgres.clone(),
         mariadb: args.mariadb.clone(),
+        redis: args.redis.clone(),
         engine: args.engine.clone(),
         fail_points: variable("PANDO_FAILPOINTS"),
         ..Options::of_home(&context.home)

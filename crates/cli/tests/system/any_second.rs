@@ -50,13 +50,23 @@ impl Oracle {
 
     /// The same, where what was committed so shortly before may be missing.
     pub fn check_within(&self, moment: Timestamp, slack: SignedDuration, shown: &str) {
+        self.check_between(moment - slack, moment, shown);
+    }
+
+    /// Asserts that all rows committed by `least` are shown, and none of after `most`.
+    pub fn check_between(&self, least: Timestamp, most: Timestamp, shown: &str) {
         let shown: Vec<i64> = shown.lines().map(|line| line.parse().unwrap()).collect();
         let last = i64::try_from(shown.len()).unwrap();
-        assert_eq!(shown, (1..=last).collect::<Vec<_>>(), "rows are missing at {moment}");
+        assert_eq!(shown, (1..=last).collect::<Vec<_>>(), "rows are missing at {most}");
         // The server takes a commit's time somewhere between the two looks at the clock, in microseconds.
-        let must = self.0.iter().take_while(|commit| commit.after <= moment - slack).count();
-        let may = self.0.iter().take_while(|commit| commit.before <= moment).count();
-        assert!((must..=may).contains(&shown.len()), "{moment}: {must}..={may} commits, shown {last}");
+        let must = self.0.iter().take_while(|commit| commit.after <= least).count();
+        let may = self.0.iter().take_while(|commit| commit.before <= most).count();
+        assert!((must..=may).contains(&shown.len()), "{most}: {must}..={may} commits, shown {last}");
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 }
 

@@ -39,6 +39,7 @@ mod sanitised;
 mod several;
 mod small_disk;
 mod stand;
+mod together;
 mod toolkit;
 mod travel;
 mod unprivileged;

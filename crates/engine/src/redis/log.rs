@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! LOG/epoch-000001/ head.json    which tree it was written by, its increments and where each begins in the stream
-//!                   index        (microseconds, place): what was written before the time lies before the place
+//!                   index        (microseconds, place): what lies before the place was written before the time
 //!                   through      up to which time it was complete, at the last look
 //!                   0000000000000000.aof …   the stream, in files named after the place they begin at
 //! ```
@@ -26,6 +26,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use pando_host::durable::{remove_tree_if_there, sync_dir, write_atomic};
+use pando_host::{Clock, SystemClock};
 use pando_model::Lsn;
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +75,8 @@ struct Head {
 pub struct Advance {
     /// The end of the log.
     pub end: u64,
+    /// When its end was looked at: a moment to ask for it by.
+    pub at: Timestamp,
     /// Whether something came.
     pub changed: bool,
     /// An epoch began with production copied anew under a running mirror; so many keys there were before.
@@ -284,19 +287,23 @@ impl AofLog {
     }
 
     /// Takes in what the server in `data` has appended since. `settled`: its increments stand on a copy that is
-    /// whole and followed, so that an epoch may begin. `keys`: how many there are now. `asked`: a time of which
-    /// the caller knows that what was written before it is in the server's files.
+    /// whole and followed, so that an epoch may begin. `keys`: how many there are now.
+    ///
+    /// What it finds is asked for by the time at which the end of the file was looked at: whoever asks for a moment
+    /// sees nothing that was written after it. `asked` is for a server that was paused at that time: what it wrote
+    /// by then is in its files, and is to be seen at that time.
     pub fn advance(
         &self,
         data: &Path,
         tree: &Tree,
-        asked: Timestamp,
+        asked: Option<Timestamp>,
         settled: bool,
         keys: Option<u64>,
     ) -> Result<Advance, EngineError> {
         let _lock = self.locked();
+        let mut at = SystemClock.now();
         let none =
-            Advance { end: 0, changed: false, copied_anew: None, increment: 0, history: false, rewriting: false };
+            Advance { end: 0, at, changed: false, copied_anew: None, increment: 0, history: false, rewriting: false };
         let Some(manifest) = Manifest::read(data)? else { return Ok(none) };
         let mut copied_anew = None;
         let mut changed = false;
@@ -313,7 +320,7 @@ impl AofLog {
             },
         };
         loop {
-            let whole = Self::take(&epoch, data, &manifest, asked, &mut changed)?;
+            let whole = Self::take(&epoch, data, &manifest, asked, &mut at, &mut changed)?;
             let seq = epoch.head.increments.last().map_or(0, |one| one.seq);
             let Some(next) =
                 manifest.0.iter().filter(|part| part.is_increment() && part.seq > seq).min_by_key(|p| p.seq)
@@ -346,6 +353,7 @@ impl AofLog {
         let start = epoch.head.increments.last().map_or(0, |one| one.start);
         Ok(Advance {
             end,
+            at,
             changed,
             copied_anew,
             increment: end.saturating_sub(start),
@@ -359,7 +367,8 @@ impl AofLog {
         epoch: &Epoch,
         data: &Path,
         manifest: &Manifest,
-        asked: Timestamp,
+        asked: Option<Timestamp>,
+        at: &mut Timestamp,
         changed: &mut bool,
     ) -> Result<bool, EngineError> {
         let Some(last) = epoch.head.increments.last().copied() else { return Ok(false) };
@@ -371,6 +380,8 @@ impl AofLog {
             Err(error) => return Err(io("reading an AOF file")(error)),
         };
         let length = file.metadata().map_err(io("reading an AOF file"))?.len();
+        *at = SystemClock.now();
+        let known_by = asked.unwrap_or(*at);
         if length < end - last.start {
             // A crash of the machine took bytes that the log has: what is appended now stands elsewhere.
             return Ok(false);
@@ -402,7 +413,7 @@ impl AofLog {
             if scan.whole > 0 || fresh {
                 let to = end + scan.whole as u64;
                 if to >= first {
-                    records.push((asked.as_microsecond(), to));
+                    records.push((known_by.as_microsecond(), to));
                 }
                 epoch.append(end, waiting.get(..scan.whole).unwrap_or_default(), &records)?;
                 *changed |= scan.whole > 0;

@@ -11,8 +11,6 @@
 
 use std::collections::BTreeMap;
 
-use pando_host::{Clock, SystemClock};
-
 use super::client::{Client, ClientError};
 use super::log::Advance;
 use super::production::{self, Position};
@@ -51,7 +49,7 @@ pub fn follow(engine: &RedisEngine, seat: &Seat, source: &Source) -> Result<Vec<
 fn begin(engine: &RedisEngine, seat: &Seat) -> Result<(), EngineError> {
     let before = super::aof::Manifest::read(&seat.data)?.map_or(0, |manifest| manifest.newest());
     if let Some(known) = tree::stretch(&seat.data)?
-        && let Err(error) = engine.log(&seat.log).advance(&seat.data, &known, SystemClock.now(), false, None)
+        && let Err(error) = engine.log(&seat.log).advance(&seat.data, &known, None, false, None)
     {
         // What was taken in before stays good.
         tracing::warn!(%error, "the end of the log of a mirror that was stopped could not be read");
@@ -126,7 +124,6 @@ pub fn pulse(engine: &RedisEngine, seat: &Seat, source: &Source, urgent: bool) -
         let link = Link::Disconnected("no log is kept of it".to_owned());
         return Ok(Pulse { link, through: None, changed: false });
     };
-    let asked = SystemClock.now();
     let away = |why: String| Ok(Pulse { link: Link::Disconnected(why), through: None, changed: false });
     let mut own = match engine.own(seat, look) {
         Ok(own) => own,
@@ -152,7 +149,7 @@ pub fn pulse(engine: &RedisEngine, seat: &Seat, source: &Source, urgent: bool) -
         }
     }
     let log = engine.log(&seat.log);
-    let advanced = log.advance(&seat.data, &stretch, asked, own.settled, Some(own.keys))?;
+    let advanced = log.advance(&seat.data, &stretch, None, own.settled, Some(own.keys))?;
     if let Some(before) = advanced.copied_anew.filter(|before| !own.primary && own.keys < before.div_ceil(2)) {
         // what is left of production is followed from here on; what it was stays in the timeline.
         let why = format!("production came back with {} keys where it had about {before}", own.keys);
@@ -164,8 +161,9 @@ pub fn pulse(engine: &RedisEngine, seat: &Seat, source: &Source, urgent: bool) -
     let flows = flows && (!own.rewriting || advanced.rewriting);
     let through = match &target {
         _ if !flows => None,
-        _ if own.primary => Some(asked),
-        Some(target) if own.trouble.is_none() && arrived(&own, target) => Some(target.at),
+        // What was written before production was asked is in it, and nothing of after this time.
+        _ if own.primary => Some(advanced.at),
+        Some(target) if own.trouble.is_none() && arrived(&own, target) => Some(advanced.at),
         _ => None,
     };
     if let Some(through) = through {
@@ -210,7 +208,7 @@ pub fn rewrite(engine: &RedisEngine, seat: &Seat) -> Result<(), EngineError> {
     })?;
     // Both increments stand in the manifest from the moment of the answer until the new base is whole.
     if let Some(stretch) = tree::stretch(&seat.data)? {
-        engine.log(&seat.log).advance(&seat.data, &stretch, SystemClock.now(), false, None)?;
+        engine.log(&seat.log).advance(&seat.data, &stretch, None, false, None)?;
     }
     Ok(())
 }

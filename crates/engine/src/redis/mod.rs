@@ -6,6 +6,7 @@
 //! | `install.rs` | which servers this machine has, and what they can read |
 //! | `client.rs`, `production.rs`, `facts.rs` | talking to servers, and what preflight learns |
 //! | `mirror.rs` | following, and how far we are |
+//! | `fence.rs` | writes of production held for an exact cut |
 //! | `aof.rs`, `log.rs` | commands, and the log made of them |
 //! | `tree.rs`, `ttl.rs` | a tree's files; keys that expire |
 //! | `session.rs` | connections that are kept |
@@ -19,6 +20,7 @@
 mod aof;
 mod client;
 mod facts;
+mod fence;
 mod hand_over;
 mod install;
 mod log;
@@ -40,6 +42,7 @@ use pando_model::{DoctorItem, EngineKind, Lsn, SettingChange, SourceUrl};
 use self::aof::Manifest;
 use self::client::{Client, ClientError};
 use self::facts::Facts;
+use self::fence::Fences;
 use self::install::Installation;
 pub use self::install::Installations;
 use self::log::AofLog;
@@ -55,6 +58,7 @@ pub struct RedisEngine {
     installations: Installations,
     rewrite_above: u64,
     sessions: Sessions,
+    fences: Fences,
     logs: Mutex<HashMap<PathBuf, Arc<AofLog>>>,
 }
 
@@ -73,6 +77,7 @@ impl RedisEngine {
             installations,
             rewrite_above: mirror::rewrite_default(),
             sessions: Sessions::default(),
+            fences: Fences::default(),
             logs: Mutex::default(),
         }
     }
@@ -89,6 +94,10 @@ impl RedisEngine {
 
     fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    fn fences(&self) -> &Fences {
+        &self.fences
     }
 
     fn installation(&self, source: &Source) -> Result<(Facts, &Installation), EngineError> {
@@ -209,7 +218,7 @@ impl Engine for RedisEngine {
             return Ok(Mark { from, at: asked, rolls: false });
         };
         let log = self.log(&seat.log);
-        log.advance(&seat.data, &stretch, asked, clone, None)?;
+        log.advance(&seat.data, &stretch, clone.then_some(asked), clone, None)?;
         let away = || EngineError::Invalid("production is being copied anew: there is nothing to snapshot".to_owned());
         let epoch = log.current(&stretch)?.ok_or_else(away)?;
         let manifest = Manifest::read(&tree.data)?.ok_or_else(away)?;
@@ -226,6 +235,18 @@ impl Engine for RedisEngine {
         // Nothing of ours is on production but connections.
         self.sessions.drop(Path::new(&source.tag));
         Ok(())
+    }
+
+    fn can_fence(&self) -> bool {
+        true
+    }
+
+    fn fence(&self, source: &Source, limit: Duration) -> Result<(), EngineError> {
+        fence::raise(self, source, limit)
+    }
+
+    fn unfence(&self, source: &Source) -> Result<bool, EngineError> {
+        fence::lower(self, source)
     }
 
     fn stretches(&self, log: &Path) -> Result<Vec<Stretch>, EngineError> {

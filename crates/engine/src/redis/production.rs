@@ -1,7 +1,5 @@
 //! Production's server: where it is, and how far it is.
 
-use jiff::Timestamp;
-use pando_host::{Clock, SystemClock};
 use pando_model::SourceUrl;
 
 use super::client::{Client, ClientError};
@@ -28,11 +26,9 @@ pub fn connect(url: &SourceUrl, name: &str) -> Result<Client, ClientError> {
     }
 }
 
-/// How far production was, at a time.
+/// How far production was: what was written before it was asked lies before the offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
-    /// Before it was asked: what was written by then lies before the offset.
-    pub at: Timestamp,
     /// Which history the offset belongs to.
     pub history: String,
     /// Bytes of its replication stream.
@@ -41,9 +37,8 @@ pub struct Position {
 
 /// Asks production how far it is.
 pub fn position(client: &mut Client) -> Result<Position, ClientError> {
-    let at = SystemClock.now();
     let info = client.info(Some("replication"))?;
     let offset = info.get("master_repl_offset").and_then(|text| text.parse().ok()).ok_or(ClientError::Nonsense)?;
     let history = info.get("master_replid").cloned().unwrap_or_default();
-    Ok(Position { at, history, offset })
+    Ok(Position { history, offset })
 }
