@@ -95,6 +95,8 @@ fn common(facts: &Facts, place: &Place<'_>) -> Options {
         .set("performance_schema", "OFF")
         .set("skip_ssl", "ON")
         .set("local_infile", "OFF")
+        // A table that production keeps in another directory is kept in the tree here (M-3, M-14).
+        .set("symbolic_links", "OFF")
         .set("innodb_log_file_size", REDO)
         .set("innodb_buffer_pool_size", "128M")
         .set("innodb_buffer_pool_load_at_startup", "OFF")
@@ -190,7 +192,7 @@ pub fn clone(facts: &Facts, place: &Place<'_>, manner: &Manner) -> Options {
 }
 
 /// What belongs to Pando.
-const OURS: [&str; 24] = [
+const OURS: [&str; 25] = [
     "basedir",
     "bind_address",
     "datadir",
@@ -213,6 +215,7 @@ const OURS: [&str; 24] = [
     "secure_file_priv",
     "server_id",
     "socket",
+    "symbolic_links",
     "tmpdir",
     "user",
 ];

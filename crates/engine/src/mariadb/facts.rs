@@ -7,6 +7,7 @@ use pando_model::SourceUrl;
 use serde::{Deserialize, Serialize};
 
 use super::install::{Installations, SUPPORTED, Series, series};
+use super::near::{self, Near};
 use super::production::query;
 use crate::wire::identifier;
 use crate::{EngineError, Finding, Preflight};
@@ -25,6 +26,8 @@ pub struct Facts {
     pub bytes: u64,
     /// Tables that take no part in transactions.
     pub plain_tables: u64,
+    /// Tables that only a server with production's keys can make.
+    pub encrypted_tables: u64,
     /// Who Pando is there.
     pub role: String,
     /// What it may do to everything.
@@ -32,7 +35,7 @@ pub struct Facts {
 }
 
 /// Settings that change what data means or how it lies on disk (M-14).
-pub const SHARED: [&str; 9] = [
+pub const SHARED: [&str; 12] = [
     "lower_case_table_names",
     "innodb_page_size",
     "character_set_server",
@@ -42,20 +45,29 @@ pub const SHARED: [&str; 9] = [
     "explicit_defaults_for_timestamp",
     "max_allowed_packet",
     "default_storage_engine",
+    "character_set_collations",
+    "old_mode",
+    "innodb_undo_tablespaces",
 ];
-const ASKED: [&str; 7] = [
+const ASKED: [&str; 12] = [
     "log_bin",
     "server_id",
     "binlog_format",
     "binlog_row_image",
     "innodb_data_home_dir",
     "innodb_undo_directory",
-    "encrypt_binlog",
+    "innodb_log_group_home_dir",
+    "innodb_data_file_path",
+    "innodb_encrypt_tables",
+    "innodb_compression_algorithm",
+    "datadir",
+    "pid_file",
 ];
 const LOOK: &str = "SELECT 'role', CURRENT_USER(); SELECT 'version', VERSION(); \
  SELECT 'bytes', COALESCE(SUM(data_length + index_length), 0) FROM information_schema.tables; \
  SELECT 'plain', COUNT(*) FROM information_schema.tables WHERE engine IS NOT NULL AND engine NOT IN ('InnoDB', 'MEMORY') \
    AND table_type = 'BASE TABLE' AND table_schema NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys'); \
+ SELECT 'encrypted', COUNT(*) FROM information_schema.tables WHERE create_options RLIKE 'ENCRYPTED`?=.?YES'; \
  SELECT LOWER(variable_name), variable_value FROM information_schema.global_variables WHERE variable_name IN (";
 
 /// What a right is for; the first name is the one to grant.
@@ -95,6 +107,22 @@ pub fn look(
             facts.plain_tables
         ));
     }
+    match near::look(url, &facts) {
+        Ok(Near::Here(dir)) => {
+            let backup = installations.of(facts.series).and_then(|installation| installation.tool("mariadb-backup"));
+            notes.push(match backup {
+                Ok(_) => format!("the first copy is one of production's files in {} (mariadb-backup)", dir.display()),
+                Err(_) => format!(
+                    "production's files are here ({}): with mariadb-backup the first copy would not be a dump but one \
+                     of files, which is faster (apt-get install mariadb-backup)",
+                    dir.display()
+                ),
+            });
+        }
+        Ok(Near::No(Some(why))) => notes.push(format!("the first copy is a dump: {why}")),
+        Ok(Near::No(None)) => {}
+        Err(finding) => findings.push(*finding),
+    }
     let preflight = Preflight {
         facts: serde_json::to_value(&facts).unwrap_or_default(),
         version: Some(format!("MariaDB {}", facts.version.split('-').next().unwrap_or_default())),
@@ -115,6 +143,7 @@ fn read(answer: &str) -> Facts {
                 facts.series = series(version).unwrap_or_default();
             }
             Some(("bytes", bytes)) => facts.bytes = bytes.parse().unwrap_or(0),
+            Some(("encrypted", count)) => facts.encrypted_tables = count.parse().unwrap_or(0),
             Some(("plain", count)) => facts.plain_tables = count.parse().unwrap_or(0),
             Some((name, value)) => drop(facts.settings.insert(name.to_owned(), value.to_owned())),
             None => facts.rights.extend(granted(line)),
@@ -168,6 +197,21 @@ fn settings(facts: &Facts) -> Vec<Finding> {
             "production has no server_id",
             "SET GLOBAL server_id = 1;  -- and server_id = 1 in its [mariadbd] section",
         );
+    }
+    if facts.encrypted_tables > 0 {
+        findings.push(Finding {
+            what: format!(
+                "{} tables are made with ENCRYPTED=YES, and a mirror has none of production's keys",
+                facts.encrypted_tables
+            ),
+            fix: None,
+            fatal: true,
+        });
+    }
+    if !matches!(value("innodb_encrypt_tables"), "" | "OFF") {
+        let what =
+            "production encrypts its tables on disk (innodb_encrypt_tables); mirror and clones do not".to_owned();
+        findings.push(Finding { what, fix: None, fatal: false });
     }
     for name in ["innodb_data_home_dir", "innodb_undo_directory"] {
         let text = value(name);
@@ -261,6 +305,13 @@ mod tests {
         assert_eq!(facts.settings.get("innodb_page_size").map(String::as_str), Some("16384"));
         let elsewhere = read(&format!("{RECORDED}innodb_undo_directory\t/var/undo\n"));
         assert!(settings(&elsewhere).iter().any(|finding| finding.what.contains("innodb_undo_directory")));
+    }
+
+    #[test]
+    fn m14_what_only_productions_keys_can_make_is_refused() {
+        let found = settings(&read(&format!("{RECORDED}encrypted\t2\ninnodb_encrypt_tables\tON\n")));
+        assert!(found.iter().any(|finding| finding.fatal && finding.what.contains("2 tables")), "{found:?}");
+        assert!(found.iter().any(|finding| !finding.fatal && finding.what.contains("do not")), "{found:?}");
     }
 
     #[test]

@@ -24,9 +24,11 @@ use pando_model::Lsn;
 use super::config::{self, Before, KEEPER, Place, socket};
 use super::facts::Facts;
 use super::log::{BinLog, Look, Position};
+use super::near::{self, Near};
 use super::production::{options, query, verifies};
+use super::reset::Coordinates;
 use super::tree::{Mark, Tree};
-use super::{MariadbEngine, io as io_error};
+use super::{MariadbEngine, copy, io as io_error};
 use crate::binlog::dialect::Position as _;
 use crate::session::{connect, failed};
 use crate::wire::{ClientError, Rows, literal};
@@ -35,20 +37,20 @@ use crate::{EngineError, Link, Pulse, Seat, Source, UnitPlan, seat};
 /// How often production is looked at.
 const LOOKS: Duration = Duration::from_secs(1);
 
-fn place<'a>(seat: &'a Seat, source: &Source, facts: &Facts) -> Place<'a> {
+pub fn place<'a>(seat: &'a Seat, source: &Source, facts: &Facts) -> Place<'a> {
     Place { data: &seat.data, run: &seat.run, server_id: config::server_id(&source.tag, facts) }
 }
 
-fn text(path: &Path) -> String {
+pub fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// Where the first copy waits to be loaded.
-fn dump_dir(seat: &Seat) -> PathBuf {
+/// Where the first copy waits to be loaded, or what is known of it.
+pub fn dump_dir(seat: &Seat) -> PathBuf {
     seat.log.join("first")
 }
 
-fn plan(program: &Path, args: Vec<String>, seat: &Seat) -> UnitPlan {
+pub fn plan(program: &Path, args: Vec<String>, seat: &Seat) -> UnitPlan {
     UnitPlan {
         role: "ingest",
         program: program.to_owned(),
@@ -87,18 +89,29 @@ const NOT_COPIED: [&str; 21] = [
     "time_zone_leap_second",
 ];
 
-/// The first program of the first copy: a dump at one moment, with its position.
-pub fn dump(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {
+/// The first program of the first copy: of files where they can be reached, else a dump.
+pub fn first(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {
     let facts = engine.facts(source)?;
-    let account = seat.account.as_ref();
     engine.sessions.drop(&seat.run);
     for dir in [&seat.data, &seat.run] {
-        seat::private_dir(dir, account)?;
+        seat::private_dir(dir, seat.account.as_ref())?;
     }
     seat::empty(&seat.data)?;
     fs::create_dir_all(&seat.log).map_err(io_error("making a log"))?;
+    durable::remove_tree_if_there(&dump_dir(seat)).map_err(io_error("removing an older first copy"))?;
+    match near::look(&source.url, &facts) {
+        Ok(Near::Here(dir)) if engine.installations.of(facts.series)?.tool("mariadb-backup").is_ok() => {
+            copy::backup(engine, seat, source, &dir)
+        }
+        Ok(_) => dump(engine, seat, source, &facts),
+        Err(finding) => Err(EngineError::Invalid(finding.what)),
+    }
+}
+
+/// A dump at one moment, with its position.
+fn dump(engine: &MariadbEngine, seat: &Seat, source: &Source, facts: &Facts) -> Result<UnitPlan, EngineError> {
+    let account = seat.account.as_ref();
     let dir = dump_dir(seat);
-    durable::remove_tree_if_there(&dir).map_err(io_error("removing an older first copy"))?;
     seat::private_dir(&dir, account)?;
     let address = dir.join("production.cnf");
     seat::write(&address, &options(&source.url), account)?;
@@ -144,8 +157,18 @@ pub fn install(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<U
 /// The third: the dump is loaded into it, while it runs.
 pub fn load(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<(UnitPlan, UnitPlan), EngineError> {
     let facts = engine.facts(source)?;
-    let dir = dump_dir(seat);
-    let own = dir.join("own.cnf");
+    let plan = client_of(engine, &facts, seat, &dump_dir(seat).join("dump.sql"))?;
+    Ok((plan, server(engine, &facts, seat)?))
+}
+
+/// A client that runs a file's statements on the server of a first copy.
+pub fn client_of(
+    engine: &MariadbEngine,
+    facts: &Facts,
+    seat: &Seat,
+    statements: &Path,
+) -> Result<UnitPlan, EngineError> {
+    let own = dump_dir(seat).join("own.cnf");
     let lines = format!(
         "[client]\nsocket=\"{}\"\nprotocol=socket\nuser={KEEPER}\nssl-verify-server-cert=0\n",
         text(&socket(&seat.run))
@@ -156,10 +179,10 @@ pub fn load(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<(Uni
         "--abort-source-on-error".to_owned(),
         "--max-allowed-packet=1G".to_owned(),
         "--init-command=SET SESSION sql_log_bin = 0, SESSION wait_timeout = 86400".to_owned(),
-        format!("--execute=SOURCE {}", text(&dir.join("dump.sql"))),
+        format!("--execute=SOURCE {}", text(statements)),
     ];
     let program = engine.installations.of(facts.series)?.tool("mariadb")?;
-    Ok((plan(program.path(), args, seat), server(engine, &facts, seat)?))
+    Ok(plan(program.path(), args, seat))
 }
 
 /// The position of a dump, which stands at its end.
@@ -184,7 +207,10 @@ fn position_of(dump: &Path) -> Result<Position, EngineError> {
 pub fn settle(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<(), EngineError> {
     let facts = engine.facts(source)?;
     let account = seat.account.as_ref();
-    let begin = position_of(&dump_dir(seat).join("dump.sql"))?;
+    let begin = match copy::runs(seat) {
+        true => copy::position(engine, seat, source)?,
+        false => position_of(&dump_dir(seat).join("dump.sql"))?,
+    };
     let log = engine.log(&seat.log)?;
     let epoch = log.begin_epoch(&begin, account)?;
     let tree = Tree { epoch: Some(epoch), manner: None, replay: None };
@@ -309,14 +335,18 @@ fn restart(engine: &MariadbEngine, seat: &Seat, stopped: bool, statement: &str) 
     }
 }
 
-/// Position, clock and position of production, in this order.
-fn look(engine: &MariadbEngine, facts: &Facts, source: &Source) -> Result<Look, EngineError> {
-    let sql = "SELECT @@gtid_binlog_pos; SELECT UNIX_TIMESTAMP(NOW(6)) * 1000000 DIV 1; SELECT @@gtid_binlog_pos";
+/// Position, clock and position of production, in this order; and where that is in its files.
+fn look(engine: &MariadbEngine, facts: &Facts, source: &Source) -> Result<(Look, Option<Coordinates>), EngineError> {
+    let sql = "SELECT @@gtid_binlog_pos; SELECT UNIX_TIMESTAMP(NOW(6)) * 1000000 DIV 1; SELECT @@server_id; \
+               SHOW MASTER STATUS; SELECT @@gtid_binlog_pos";
     let answer = query(engine.installations.of(facts.series)?, engine.account.as_ref(), &source.url, sql)?;
     let lines: Vec<&str> = answer.lines().collect();
-    let read = |lines: &[&str]| -> Option<Look> {
-        let [before, micros, after] = lines else { return None };
-        Some(Look { before: before.parse().ok()?, micros: micros.trim().parse().ok()?, after: after.parse().ok()? })
+    let read = |lines: &[&str]| -> Option<(Look, Option<Coordinates>)> {
+        let [before, micros, server, status, after] = lines else { return None };
+        let look =
+            Look { before: before.parse().ok()?, micros: micros.trim().parse().ok()?, after: after.parse().ok()? };
+        let coordinates = Coordinates::read(server, status, &look);
+        Some((look, coordinates))
     };
     read(&lines).ok_or_else(|| EngineError::Invalid(format!("production's position cannot be read: {answer:?}")))
 }
@@ -331,15 +361,21 @@ pub fn pulse(engine: &MariadbEngine, seat: &Seat, source: &Source, urgent: bool)
             return Ok(away(log.advance(None)?, format!("the mirror's server does not answer: {}", words(&error))));
         }
     };
-    let mut changed = log.advance(passed(&status))?;
     if status.rows.is_empty() && !engine.sessions.is_held(&seat.run) {
         begin_following(engine, seat, source)?;
         status = self::status(engine, seat).map_err(failed("asking the mirror"))?;
     }
     let mut link = link_of(engine, seat, &status);
+    // Before anything that came by a new connection is taken in: it may be of another history with the same numbers.
+    match engine.seen.after_a_pause(engine, seat, source, link == Link::Following) {
+        Ok(None) => {}
+        Ok(Some(why)) => return Ok(Pulse { link: Link::Lost(why), through: log.through(), changed: false }),
+        Err(error) => return Ok(away(false, reason(&error))),
+    }
+    let mut changed = log.advance(passed(&status))?;
     let mut through = None;
     if link == Link::Following && (urgent || engine.may_look(&source.tag, LOOKS)) {
-        (link, through) = ask(engine, &log, source, urgent, &mut changed)?;
+        (link, through) = ask(engine, &log, seat, source, urgent, &mut changed)?;
     }
     let known = engine.known(&source.tag, through).max(log.through());
     let through = match link {
@@ -354,20 +390,27 @@ pub fn pulse(engine: &MariadbEngine, seat: &Seat, source: &Source, urgent: bool)
 fn ask(
     engine: &MariadbEngine,
     log: &BinLog,
+    seat: &Seat,
     source: &Source,
     urgent: bool,
     changed: &mut bool,
 ) -> Result<(Link, Option<Timestamp>), EngineError> {
     let Some(epoch) = log.current_epoch() else { return Ok((Link::Following, None)) };
     let had = log.position(epoch)?;
+    let seen = engine.seen.of(&seat.log, epoch)?;
     let facts = engine.facts(source)?;
-    let look = match look(engine, &facts, source) {
-        Ok(look) => look,
+    let (look, coordinates) = match look(engine, &facts, source) {
+        Ok(found) => found,
         Err(error) => return Ok((Link::Disconnected(reason(&error)), None)),
     };
     if look.after.fell_behind(&had) {
         let text = "production's binary log was reset (it has less than the mirror had from it)";
         return Ok((Link::Lost(text.to_owned()), None));
+    }
+    if let Some(now) = coordinates
+        && let Some(why) = engine.seen.note(engine, seat, epoch, seen.as_ref(), now)?
+    {
+        return Ok((Link::Lost(why), None));
     }
     for attempt in 0..if urgent { 400 } else { 40 } {
         if log.look(&look)? {
@@ -398,17 +441,20 @@ pub fn hold(engine: &MariadbEngine, seat: &Seat) -> Result<(), EngineError> {
     let held = || -> Result<_, ClientError> {
         let mut session = connect(&seat.run)?;
         session.query("SET SESSION lock_wait_timeout = 60")?;
-        stop_applying(&mut session)?;
+        if !stop_applying(&mut session)? {
+            return Ok(None);
+        }
         let done = session.run(STILL).and_then(|_| session.query("SELECT @@gtid_slave_pos"));
         match done {
-            Ok(rows) => Ok((session, rows.first(0).unwrap_or_default().to_owned())),
+            Ok(rows) => Ok(Some((session, rows.first(0).unwrap_or_default().to_owned()))),
             Err(error) => {
                 session.query("START SLAVE SQL_THREAD")?;
                 Err(error)
             }
         }
     };
-    let (session, position) = held().map_err(failed("holding the mirror still"))?;
+    let held = held().map_err(failed("holding the mirror still"))?;
+    let (session, position) = held.ok_or_else(|| EngineError::Invalid(OPEN_TABLES.to_owned()))?;
     let position = position.parse().map_err(|()| EngineError::Invalid(format!("{position:?} is not a position")))?;
     engine.sessions.hold(&seat.run, session);
     Mark { epoch, position, place: None }.write(&seat.data, seat.account.as_ref())
@@ -424,19 +470,24 @@ pub const STILL: [&str; 5] = [
     "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS",
 ];
 
+/// A snapshot without them could not be replayed from.
+const OPEN_TABLES: &str = "no snapshot can be taken now: a session of production keeps temporary tables open, which \
+                           statements in its binary log use (binlog_format is not ROW)";
+
 /// Stops between two transactions, at a place where no temporary table is open (M-15): it would not be in the tree.
-fn stop_applying(session: &mut crate::wire::Session) -> Result<(), ClientError> {
+/// Whether there was one.
+fn stop_applying(session: &mut crate::wire::Session) -> Result<bool, ClientError> {
     const TRIES: u32 = 100;
-    for attempt in 0..TRIES {
+    for _ in 0..TRIES {
         session.query("STOP SLAVE SQL_THREAD")?;
         let open = session.query("SHOW GLOBAL STATUS LIKE 'Slave_open_temp_tables'")?;
-        if open.first(1).is_none_or(|count| count == "0") || attempt + 1 == TRIES {
-            break;
+        if open.first(1).is_none_or(|count| count == "0") {
+            return Ok(true);
         }
         session.query("START SLAVE SQL_THREAD")?;
         SystemClock.sleep(Duration::from_millis(50));
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Lets the mirror go on.
@@ -450,6 +501,7 @@ pub fn release(engine: &MariadbEngine, seat: &Seat) -> Result<(), EngineError> {
 pub fn stands(
     engine: &MariadbEngine,
     log: &BinLog,
+    seat: &Seat,
     source: &Source,
     mark: &Mark,
 ) -> Result<(Lsn, Option<Timestamp>), EngineError> {
@@ -462,7 +514,7 @@ pub fn stands(
     }
     // Seen now, so committed by now: without it the tree would count from the end of its last second.
     let mut changed = false;
-    if let Ok((_, through)) = ask(engine, log, source, false, &mut changed) {
+    if let Ok((_, through)) = ask(engine, log, seat, source, false, &mut changed) {
         engine.known(&source.tag, through);
     }
     let at = log.place_of(mark.epoch, &mark.position)?;

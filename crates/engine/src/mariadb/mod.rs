@@ -6,7 +6,9 @@
 //! |---|---|
 //! | `install.rs` | which series this machine has |
 //! | `production.rs`, `facts.rs` | talking to production, and what preflight learns |
-//! | `mirror.rs` | first copy, replica, how far we are, standing still |
+//! | `near.rs`, `copy.rs` | the first copy where production's files can be reached |
+//! | `mirror.rs` | the first copy as a dump, replica, how far we are, standing still |
+//! | `reset.rs` | whether production's binary log is still the one that the mirror followed |
 //! | `log/` | what MariaDB's transactions are in the log (`binlog`) |
 //! | `clone.rs` | a tree made ready, replayed, shut and opened |
 //! | `tree.rs`, `config.rs` | a tree's files |
@@ -14,12 +16,15 @@
 
 mod clone;
 mod config;
+mod copy;
 mod facts;
 mod hand_over;
 mod install;
 pub(crate) mod log;
 mod mirror;
+mod near;
 mod production;
+mod reset;
 mod tree;
 
 use std::collections::HashMap;
@@ -34,6 +39,7 @@ use pando_model::{DoctorItem, EngineKind, Lsn, SettingChange, SourceUrl};
 use self::facts::Facts;
 pub use self::install::{Installation, Installations};
 use self::log::BinLog;
+use self::reset::Seen;
 use self::tree::{Mark as TreeMark, Tree};
 use crate::session::Sessions;
 use crate::{
@@ -49,6 +55,7 @@ pub struct MariadbEngine {
     logs: Mutex<HashMap<PathBuf, Arc<BinLog>>>,
     looked: Mutex<HashMap<String, Instant>>,
     through: Mutex<HashMap<String, Timestamp>>,
+    seen: Seen,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -69,6 +76,7 @@ impl MariadbEngine {
             logs: Mutex::default(),
             looked: Mutex::default(),
             through: Mutex::default(),
+            seen: Seen::default(),
         }
     }
 
@@ -138,13 +146,18 @@ impl Engine for MariadbEngine {
     }
 
     fn ingest(&self, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {
-        mirror::dump(self, seat, source)
+        mirror::first(self, seat, source)
     }
 
     fn ingest_next(&self, seat: &Seat, source: &Source, done: usize) -> Result<Option<Ingest>, EngineError> {
-        match done {
-            1 => Ok(Some(Ingest { plan: mirror::install(self, seat, source)?, server: None })),
-            2 => {
+        match (done, copy::runs(seat)) {
+            (1, true) => Ok(Some(Ingest { plan: copy::prepare(self, seat, source)?, server: None })),
+            (2, true) => {
+                let (plan, server) = copy::adopt(self, seat, source)?;
+                Ok(Some(Ingest { plan, server: Some(server) }))
+            }
+            (1, false) => Ok(Some(Ingest { plan: mirror::install(self, seat, source)?, server: None })),
+            (2, false) => {
                 let (plan, server) = mirror::load(self, seat, source)?;
                 Ok(Some(Ingest { plan, server: Some(server) }))
             }
@@ -222,7 +235,7 @@ impl Engine for MariadbEngine {
                 log.advance(None)?;
                 (Lsn(place), log.time_of(mark.epoch, Lsn(place))?)
             }
-            _ => mirror::stands(self, &log, source, &mark)?,
+            _ => mirror::stands(self, &log, seat, source, &mark)?,
         };
         let from = Point { epoch: mark.epoch, timeline: 0, lsn, time };
         let at = from.time.unwrap_or(asked).min(asked);

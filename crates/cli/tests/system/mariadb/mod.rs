@@ -13,7 +13,9 @@ use crate::any_second::Oracle;
 use crate::proxy::Proxy;
 use crate::stand::{PANDO, Raised, entries, said};
 
+mod copy;
 mod series;
+mod traps;
 
 struct Stand {
     daemon: Daemon,

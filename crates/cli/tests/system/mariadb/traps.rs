@@ -1,0 +1,293 @@
+//! What a copy of a MariaDB server's files, or a replay of its log, gets wrong when nobody looks.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp, Unit};
+use pando_testkit::{mariadb_at, wait_until};
+
+use super::{ROWS, Stand, at};
+use crate::any_second::Oracle;
+use crate::stand::{Raised, entries};
+
+/// The next whole second, once it is over.
+fn second() -> Timestamp {
+    sleep(Duration::from_millis(1100));
+    let moment =
+        Timestamp::now().round(jiff::TimestampRound::new().smallest(Unit::Second).mode(jiff::RoundMode::Trunc));
+    sleep(Duration::from_millis(1100));
+    moment.unwrap()
+}
+
+const TABLES: [(&str, &str); 5] =
+    [("mark", "InnoDB"), ("plain", "MyISAM"), ("aria", "Aria"), ("loose", "Aria TRANSACTIONAL=0"), ("list", "CSV")];
+
+fn everywhere(n: i64) -> String {
+    TABLES.iter().map(|(table, _)| format!("INSERT INTO {table} VALUES ({n});")).collect()
+}
+
+fn make_tables(stand: &Stand) {
+    for (table, engine) in TABLES {
+        let key = if engine == "CSV" { "" } else { ", PRIMARY KEY (n)" };
+        stand.production.sql(&format!("CREATE TABLE {table} (n BIGINT NOT NULL{key}) ENGINE={engine}"));
+    }
+}
+
+/// Every engine's table shows what was written by a moment, as one row follows the other through all of them.
+fn check_all(oracle: &Oracle, moment: Timestamp, url: &str) {
+    oracle.check(moment, &at(url, ROWS));
+    let counts: Vec<i64> =
+        TABLES.iter().map(|(table, _)| at(url, &format!("SELECT COUNT(*) FROM {table}")).parse().unwrap()).collect();
+    assert!(counts.windows(2).all(|two| two[0] >= two[1]) && counts[0] - counts[4] <= 1, "{counts:?} at {moment}");
+    let check = format!("CHECK TABLE {}", TABLES.map(|(table, _)| table).join(", "));
+    assert_eq!(at(url, &check).matches("OK").count(), TABLES.len(), "{}", at(url, &check));
+}
+
+#[test]
+fn m04_tables_of_every_engine_show_the_second_and_nothing_half_made_is_left() {
+    let Some(stand) = Stand::new() else { return };
+    make_tables(&stand);
+    stand.link(&["--snapshot-every", "2s"]);
+    let mut oracle = Oracle::default();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _raised = Raised(&stop);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                oracle.commit_by(|n| drop(stand.production.sql(&everywhere(n))));
+                sleep(Duration::from_millis(30));
+            }
+        });
+        sleep(Duration::from_secs(7));
+        stop.store(true, Ordering::Relaxed);
+    });
+    let (from, to) = oracle.span();
+    for part in 1..=3 {
+        let moment = (from + to.duration_since(from) * part / 4).round(Unit::Second).unwrap();
+        match part {
+            1 => drop(stand.copy(&format!("blog@{moment}"), "copy", &["--record"])),
+            _ => drop(stand.json(&["refresh", &format!("copy@{moment}")])),
+        }
+        check_all(&oracle, moment, &super::url(&stand.json(&["show", "copy"])));
+    }
+    // A copy of a clone whose server is at work: rows go into all tables, and tables are made anew beside them.
+    let url = super::url(&stand.json(&["show", "copy"]));
+    at(&url, "CREATE TABLE wide AS SELECT a.seq AS n, REPEAT('x', 200) AS text FROM seq_1_to_200000 a");
+    at(&url, "CREATE TABLE slow ENGINE=MyISAM AS SELECT * FROM wide");
+    let stop = AtomicBool::new(false);
+    let child = std::thread::scope(|scope| {
+        let _raised = Raised(&stop);
+        for table in ["wide", "slow"] {
+            let (url, stop) = (&url, &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    at(url, &format!("ALTER TABLE {table} FORCE, ALGORITHM=COPY"));
+                }
+            });
+        }
+        scope.spawn(|| {
+            for n in 10_000.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                at(&url, &everywhere(n));
+            }
+        });
+        sleep(Duration::from_millis(700));
+        let child = stand.copy("copy@now", "child", &[]);
+        stop.store(true, Ordering::Relaxed);
+        child
+    });
+    let counts: Vec<i64> = TABLES
+        .iter()
+        .map(|(table, _)| at(&child, &format!("SELECT COUNT(*) FROM {table} WHERE n >= 10000")).parse().unwrap())
+        .collect();
+    assert!(counts[0] > 0 && counts[0] - counts[4] <= 1, "{counts:?}");
+    assert_eq!(at(&child, "CHECK TABLE mark, plain, aria, loose, list, wide, slow").matches("OK").count(), 7);
+    assert_eq!(at(&child, "SELECT (SELECT COUNT(*) FROM wide) + (SELECT COUNT(*) FROM slow)"), "400000");
+    let left = "SELECT COUNT(*) FROM information_schema.tables WHERE table_name LIKE '#sql%'";
+    assert_eq!(at(&child, left), "0");
+    let tree = stand.json(&["show", "child"])["sources"]["db"]["path"].as_str().unwrap().to_owned();
+    let found = entries(&Path::new(&tree).join("blog"));
+    assert!(!found.iter().any(|name| name.starts_with("#sql")), "{found:?}");
+    stand.json(&["rm", "child"]);
+    stand.json(&["rm", "copy"]);
+    stand.end(&[]);
+}
+
+#[test]
+fn m05_a_transaction_that_is_prepared_is_prepared_in_the_clone_of_its_second() {
+    let Some(stand) = Stand::new() else { return };
+    stand.production.sql("CREATE TABLE note (n INT PRIMARY KEY)");
+    stand.link(&["--snapshot-every", "2s"]);
+    stand.production.sql("XA START 'one'; INSERT INTO note VALUES (1); XA END 'one'; XA PREPARE 'one'");
+    let prepared = second();
+    // Snapshots are taken while it is prepared.
+    sleep(Duration::from_secs(3));
+    let later = second();
+    stand.production.sql("XA COMMIT 'one'");
+    let committed = second();
+    for (name, moment, rows, open) in
+        [("early", prepared, "0", "one"), ("late", later, "0", "one"), ("done", committed, "1", "")]
+    {
+        let url = stand.copy(&format!("blog@{moment}"), name, &[]);
+        assert_eq!(at(&url, "SELECT COUNT(*) FROM note"), rows, "{name}");
+        let found = at(&url, "XA RECOVER");
+        assert_eq!(found.split('\t').nth(3).unwrap_or_default(), open, "{name}: {found}");
+        match name {
+            "early" => assert_eq!(at(&url, "XA COMMIT 'one'; SELECT COUNT(*) FROM note"), "1"),
+            "late" => assert_eq!(at(&url, "XA ROLLBACK 'one'; SELECT COUNT(*) FROM note"), "0"),
+            _ => {}
+        }
+    }
+    stand.json(&["rm", "early", "late", "done"]);
+    stand.end(&[]);
+}
+
+#[test]
+fn m07_m10_m15_statements_and_their_temporary_tables_are_replayed_from_before_the_table() {
+    let Some(stand) = Stand::with(&["binlog_format=STATEMENT"]) else { return };
+    stand.production.sql("CREATE TABLE note (n INT PRIMARY KEY); INSERT INTO note VALUES (1)");
+    stand.link(&["--snapshot-every", "2s"]);
+    let notes = stand.json(&["show", "blog"])["sources"]["db"]["notes"].to_string();
+    assert!(notes.contains("binlog_format is STATEMENT"), "M-10: {notes}");
+    // One session keeps a table of its own through several snapshots, longer than one waits for it.
+    let between = std::thread::scope(|scope| {
+        let session = scope.spawn(|| {
+            stand.production.sql(
+                "CREATE TEMPORARY TABLE own (n INT); INSERT INTO own VALUES (2); INSERT INTO note SELECT * FROM own; \
+                 DO SLEEP(11); UPDATE own SET n = 3; INSERT INTO note SELECT * FROM own; DO SLEEP(3); \
+                 DROP TEMPORARY TABLE own",
+            )
+        });
+        sleep(Duration::from_secs(5));
+        let between = second();
+        session.join().unwrap();
+        between
+    });
+    let after = second();
+    let notes = |url: &str| at(url, "SELECT GROUP_CONCAT(n ORDER BY n) FROM note");
+    assert_eq!(notes(&stand.copy(&format!("blog@{between}"), "between", &[])), "1,2");
+    assert_eq!(notes(&stand.copy(&format!("blog@{after}"), "after", &[])), "1,2,3");
+    assert_eq!(notes(&stand.copy("blog@now", "now", &[])), "1,2,3");
+    stand.json(&["rm", "between", "after", "now"]);
+    stand.end(&["keeps temporary tables open"]);
+}
+
+#[test]
+fn m09_a_reset_that_nobody_saw_is_found_when_production_comes_back() {
+    let Some(mut stand) = Stand::new() else { return };
+    stand.production.sql("CREATE TABLE note (n INT PRIMARY KEY); INSERT INTO note VALUES (1)");
+    stand.link(&["--snapshot-every", "2s"]);
+    let before = second();
+    let note = || stand.daemon.home().join("log");
+    let seen = || find(&note(), "seen.json");
+    assert!(wait_until(Duration::from_secs(10), seen), "what was seen of production is not noted");
+    // The daemon and the line are away; meanwhile other transactions get the numbers that the mirror has.
+    stand.daemon.stop();
+    stand.line.cut();
+    let many: String = (100..140).map(|n| format!("INSERT INTO note VALUES ({n});")).collect();
+    stand.production.sql(&format!("RESET MASTER; {many} DELETE FROM note WHERE n BETWEEN 100 AND 130"));
+    stand.line.lead_to(stand.production.port());
+    stand.daemon.resume();
+    let rebased = || stand.json(&["timeline", "blog"])["ranges"].as_array().unwrap().len() == 2;
+    assert!(wait_until(Duration::from_secs(60), rebased), "{}", stand.daemon.log());
+    stand.state("following", 30);
+    let now = stand.copy("blog@now", "now", &[]);
+    let sum = "SELECT COUNT(*), SUM(n) FROM note";
+    assert_eq!(at(&now, sum), stand.production.sql(sum));
+    let old = stand.copy(&format!("blog@{before}"), "old", &[]);
+    assert_eq!(at(&old, sum), "1\t1");
+    stand.json(&["rm", "now", "old"]);
+    stand.end(&["the heartbeat of an app"]);
+}
+
+fn find(dir: &Path, name: &str) -> bool {
+    entries(dir).iter().any(|entry| entry == name || dir.join(entry).is_dir() && find(&dir.join(entry), name))
+}
+
+#[test]
+fn m12_m14_m16_one_server_a_tree_its_page_size_and_case_and_what_locked_accounts_define() {
+    let Some(mut stand) = Stand::with(&["innodb_page_size=8k", "lower_case_table_names=1"]) else { return };
+    stand.production.sql(
+        "CREATE TABLE Note (n INT PRIMARY KEY); INSERT INTO NOTE VALUES (1); \
+         CREATE USER app@'%' IDENTIFIED BY 'app-secret'; GRANT ALL ON blog.* TO app@'%'; \
+         CREATE DEFINER=app@'%' SQL SECURITY DEFINER VIEW seen AS SELECT n FROM note; \
+         CREATE DEFINER=app@'%' PROCEDURE add_one() INSERT INTO note SELECT MAX(n) + 1 FROM note",
+    );
+    stand.link(&["--snapshot-every", "2s"]);
+    let url = stand.copy("blog@now", "copy", &[]);
+    assert_eq!(at(&url, "SELECT @@innodb_page_size, @@lower_case_table_names"), "8192\t1");
+    assert_eq!(at(&url, "CALL add_one(); SELECT SUM(n) FROM SEEN"), "3");
+    let place = url.rsplit_once('@').unwrap().1;
+    assert!(mariadb_at(&format!("mariadb://app:app-secret@{place}"), "SELECT 1").is_err());
+    // A second server on a clone's tree, as a race between two starts would make it.
+    let tree = stand.json(&["show", "copy"])["sources"]["db"]["path"].as_str().unwrap().to_owned();
+    let own = tempfile::Builder::new().prefix("pando-two-").tempdir_in("/tmp").unwrap();
+    let output = Command::new("setpriv")
+        .args(["--reuid=pando", "--regid=pando", "--clear-groups", "/usr/sbin/mariadbd"])
+        .arg(format!("--defaults-file={tree}/pando.cnf"))
+        .args(["--skip-networking", "--innodb-fast-shutdown=0"])
+        .arg(format!("--socket={}", own.path().join("s").display()))
+        .arg(format!("--pid-file={}", own.path().join("pid").display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("Unable to lock ./ibdata1"), "{said}");
+    assert_eq!(at(&url, "SELECT SUM(n) FROM note; CHECK TABLE note").matches("OK").count(), 1);
+    // A daemon that comes back finds its servers and starts no second ones.
+    let servers = |stand: &Stand| {
+        let mut pids = stand.daemon.processes();
+        pids.sort_unstable();
+        pids
+    };
+    stand.daemon.kill9();
+    let before = servers(&stand);
+    stand.daemon.resume();
+    stand.state("following", 30);
+    assert!(before.iter().all(|pid| servers(&stand).contains(pid)), "{before:?} {:?}", servers(&stand));
+    assert_eq!(at(&url, "SELECT SUM(n) FROM note"), "3");
+    stand.production.sql("INSERT INTO note VALUES (7)");
+    let now = stand.copy("blog@now", "now", &[]);
+    assert_eq!(at(&now, "SELECT MAX(n) FROM note"), "7");
+    stand.json(&["rm", "copy", "now"]);
+    stand.end(&[]);
+}
+
+#[test]
+fn a_recording_clone_is_rewound_to_any_second_and_takes_settings_and_a_client() {
+    let Some(stand) = Stand::new() else { return };
+    stand.production.sql("CREATE TABLE mark (n BIGINT PRIMARY KEY); CREATE TABLE plain (n BIGINT) ENGINE=MyISAM");
+    stand.link(&["--set", "max_connections=33"]);
+    let url = stand.copy("blog@now", "dev", &["--record", "--set", "innodb_lock_wait_timeout=7"]);
+    assert_eq!(at(&url, "SELECT @@max_connections, @@innodb_lock_wait_timeout"), "33\t7");
+    let refused = stand.fails(4, &["clone", "blog", "bad", "--set", "event_scheduler=ON"]);
+    assert!(refused.contains("event_scheduler"), "{refused}");
+    let mut oracle = Oracle::default();
+    let begun = Timestamp::now();
+    while Timestamp::now().duration_since(begun) < SignedDuration::from_secs(6) {
+        oracle.commit_by(|n| drop(at(&url, &format!("INSERT INTO mark VALUES ({n}); INSERT INTO plain VALUES ({n})"))));
+        sleep(Duration::from_millis(60));
+    }
+    let (from, to) = oracle.span();
+    // Backwards, so that each rewind leaves behind what the next one needs.
+    for part in [3, 1, 2] {
+        let moment = (from + to.duration_since(from) * part / 4).round(Unit::Second).unwrap();
+        let child = stand.copy(&format!("dev@{moment}"), &format!("child{part}"), &[]);
+        oracle.check(moment, &at(&child, ROWS));
+        stand.json(&["rewind", &format!("dev@{moment}")]);
+        oracle.check(moment, &at(&url, ROWS));
+        stand.json(&["undo", "dev"]);
+        oracle.check(to, &at(&url, ROWS));
+    }
+    assert_eq!(at(&url, "SELECT @@max_connections, @@innodb_lock_wait_timeout"), "33\t7");
+    let output =
+        stand.daemon.pando(&["connect", "dev", "--", "--skip-column-names", "--execute=SELECT COUNT(*) FROM mark"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), at(&url, "SELECT COUNT(*) FROM mark"));
+    stand.json(&["rm", "child1", "child2", "child3"]);
+    stand.json(&["rm", "dev"]);
+    stand.end(&[]);
+}
