@@ -50,6 +50,14 @@ fn t06_t13_a_restart_a_crash_a_cut_line_and_a_failover_both_timelines_are_right(
     moments.push(some(&mut oracle, &stand.production));
     caught_up(&stand, &oracle, "after-crash");
 
+    // It says good-bye and goes, but nobody hangs up.
+    proxy.keep_lines(true);
+    stand.production.restart();
+    moments.push(some(&mut oracle, &stand.production));
+    caught_up(&stand, &oracle, "after-silence");
+    assert!(stand.events().contains("nothing came on it"), "{}", stand.events());
+    proxy.keep_lines(false);
+
     // Cut off under load; production is told nothing, and goes on.
     proxy.cut();
     for _ in 0..8 {

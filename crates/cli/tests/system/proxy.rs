@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Listens on loopback; forwards to wherever it is told.
@@ -15,6 +15,8 @@ pub struct Proxy {
 struct Shared {
     /// Zero: the line is cut.
     target: AtomicU16,
+    /// Production hanging up is not passed on.
+    keeps_lines: AtomicBool,
     lines: Mutex<Vec<TcpStream>>,
     /// What production says, and what is handed on instead: as many bytes.
     instead: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
@@ -35,7 +37,14 @@ impl Proxy {
                 let instead = shared.instead.lock().unwrap().clone();
                 for (from, to, instead) in [(&guest, &host, None), (&host, &guest, instead)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    std::thread::spawn(move || pump(from, to, instead.as_ref()));
+                    let shared = Arc::clone(&shared);
+                    std::thread::spawn(move || {
+                        pump(&from, &to, instead.as_ref());
+                        if !shared.keeps_lines.load(Ordering::SeqCst) {
+                            let _ = to.shutdown(Shutdown::Both);
+                            let _ = from.shutdown(Shutdown::Both);
+                        }
+                    });
                 }
                 shared.lines.lock().unwrap().extend([guest, host]);
             }
@@ -49,6 +58,11 @@ impl Proxy {
         for line in self.shared.lines.lock().unwrap().drain(..) {
             let _ = line.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Whether a line is kept when production hangs up, as by a balancer, or where a host has lost its power.
+    pub fn keep_lines(&self, keep: bool) {
+        self.shared.keeps_lines.store(keep, Ordering::SeqCst);
     }
 
     /// From now on production is heard to say something else.
@@ -73,7 +87,7 @@ impl Proxy {
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, instead: Option<&(Vec<u8>, Vec<u8>)>) {
+fn pump(mut from: &TcpStream, mut to: &TcpStream, instead: Option<&(Vec<u8>, Vec<u8>)>) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
         if let Some((said, heard)) = instead {
@@ -84,6 +98,4 @@ fn pump(mut from: TcpStream, mut to: TcpStream, instead: Option<&(Vec<u8>, Vec<u
             break;
         }
     }
-    let _ = to.shutdown(Shutdown::Both);
-    let _ = from.shutdown(Shutdown::Both);
 }

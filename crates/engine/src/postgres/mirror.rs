@@ -254,11 +254,18 @@ pub fn follow(engine: &PostgresEngine, seat: &Seat, source: &Source) -> Result<V
     ])
 }
 
+/// After so many seconds of silence the line to production is given up. The standby's receiver does that itself
+/// after `wal_receiver_timeout`, except while it waits for a production that has said good-bye to hang up
+/// (`libpqrcv_endstreaming`): where a host has vanished, or a balancer keeps the line, for ever.
+const SILENCE: f64 = 12.0;
+
 /// What one look at a server told.
 struct Look {
     recovering: bool,
     paused_by_size: bool,
     streaming: bool,
+    /// For so many seconds nothing came on a line that stands; nothing where there is no line.
+    silent: f64,
     flushed: Option<Lsn>,
     sent_at: Option<Timestamp>,
 }
@@ -277,7 +284,8 @@ fn look(client: &mut postgres::Client) -> Result<Look, postgres::Error> {
         "SELECT r.recovering, r.recovering AND pg_catalog.pg_is_wal_replay_paused(),
                 coalesce(w.status = 'streaming', false),
                 CASE WHEN r.recovering THEN w.latest_end_lsn::text ELSE pg_catalog.pg_current_wal_flush_lsn()::text END,
-                (extract(epoch FROM CASE WHEN r.recovering THEN w.last_msg_send_time ELSE r.now END) * 1000000)::bigint
+                (extract(epoch FROM CASE WHEN r.recovering THEN w.last_msg_send_time ELSE r.now END) * 1000000)::bigint,
+                coalesce(extract(epoch FROM r.now - w.last_msg_receipt_time), 0)::float8
          FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering, clock_timestamp() AS now) r
          LEFT JOIN pg_catalog.pg_stat_wal_receiver w ON true",
         &[],
@@ -288,6 +296,7 @@ fn look(client: &mut postgres::Client) -> Result<Look, postgres::Error> {
         streaming: row.get(2),
         flushed: row.get::<_, Option<String>>(3).and_then(|text| text.parse().ok()),
         sent_at: row.get::<_, Option<i64>>(4).and_then(|micros| Timestamp::from_microsecond(micros).ok()),
+        silent: row.get(5),
     })
 }
 
@@ -296,7 +305,15 @@ pub fn pulse(engine: &PostgresEngine, seat: &Seat, source: &Source, urgent: bool
     let (facts, installation) = engine.installation(seat, source)?;
     let log = engine.log(&seat.log)?;
     let port = super::port_of(&seat.data)?;
-    let look = engine.sessions().with(&seat.run, port, &facts.superuser, look);
+    let ask = || engine.sessions().with(&seat.run, port, &facts.superuser, look);
+    let look = match ask() {
+        // A mirror that was paused reads what came meanwhile first.
+        Ok(Look { silent, .. }) if silent > SILENCE => {
+            engine.wait(500);
+            ask()
+        }
+        other => other,
+    };
     let look = match look {
         Ok(look) => look,
         Err(error) => {
@@ -329,7 +346,9 @@ pub fn pulse(engine: &PostgresEngine, seat: &Seat, source: &Source, urgent: bool
             }
         }
     }
-    let link = if !look.recovering || look.streaming {
+    let link = if look.silent > SILENCE {
+        Link::Restart(format!("the line to production stands, but nothing came on it for {:.0} s", look.silent))
+    } else if !look.recovering || look.streaming {
         Link::Following
     } else if look.paused_by_size && !engine.is_held(&seat.run) {
         Link::Restart("production raised a size that its standbys must have".to_owned())
