@@ -194,6 +194,11 @@ impl Client {
         self.bare(Method::POST, &paths::clone_verb(clone, "undo")).await
     }
 
+    /// Makes a clone durable, recording, and kept for ever.
+    pub async fn promote(&self, clone: &Name) -> Answer<OperationView> {
+        self.bare(Method::POST, &paths::clone_verb(clone, "promote")).await
+    }
+
     /// Changes a clone's lease.
     pub async fn lease(&self, clone: &Name, body: &LeaseRequest) -> Answer<OperationView> {
         self.call(Method::POST, &paths::clone_verb(clone, "lease"), Some(body)).await

@@ -102,6 +102,8 @@ calls! {
     post start, "/v1/clones/{clone}/start" (("clone" = String, Path, description = "The clone's name")) => 202 OperationView;
     /// Stop a clone's servers
     post stop, "/v1/clones/{clone}/stop" (("clone" = String, Path, description = "The clone's name")) => 202 OperationView;
+    /// Make a clone durable, recording, and kept for ever
+    post promote, "/v1/clones/{clone}/promote" (("clone" = String, Path, description = "The clone's name")) => 202 OperationView;
     /// Give a clone the data of a moment of its parent; `latest` when none is given
     post refresh, "/v1/clones/{clone}/refresh" (("clone" = String, Path, description = "The clone's name")) <- RefreshRequest => 202 OperationView;
     /// Set a clone back to a moment of its own timeline; the moment is required
@@ -228,6 +230,7 @@ mod tests {
             DATA,
             CLONE_START,
             CLONE_STOP,
+            CLONE_PROMOTE,
             CLONE_REFRESH,
             CLONE_REWIND,
             CLONE_UNDO,

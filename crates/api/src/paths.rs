@@ -49,6 +49,8 @@ pub const DATA: &str = "/v1/operations/{id}/data";
 pub const CLONE_START: &str = "/v1/clones/{clone}/start";
 /// Stop a clone's servers.
 pub const CLONE_STOP: &str = "/v1/clones/{clone}/stop";
+/// Make a clone one that is kept.
+pub const CLONE_PROMOTE: &str = "/v1/clones/{clone}/promote";
 /// Give a clone the data of a moment of its parent.
 pub const CLONE_REFRESH: &str = "/v1/clones/{clone}/refresh";
 /// Set a clone back to a moment of its own.
@@ -100,7 +102,7 @@ pub fn name_uncounted(name: &Name) -> String {
     format!("/v1/names/{name}?counted=false")
 }
 
-/// A verb on a clone: `start`, `stop`, `refresh`, `rewind`, `undo`, `lease`.
+/// A verb on a clone: `start`, `stop`, `refresh`, `rewind`, `undo`, `promote`, `lease`.
 pub fn clone_verb(clone: &Name, verb: &str) -> String {
     format!("/v1/clones/{clone}/{verb}")
 }

@@ -157,6 +157,9 @@ pub struct CloneRecord {
     pub timing: Timing,
     /// What `undo` brings back.
     pub former: Option<Former>,
+    /// Since when it is promoted.
+    #[serde(default)]
+    pub promoted_at: Option<Timestamp>,
 }
 
 /// What a snapshot holds of one source.

@@ -110,6 +110,8 @@ pub enum Command {
     Stop(clone::OneArgs),
     /// Remove clones
     Rm(clone::RmArgs),
+    /// Make a clone one that is kept: durable, recording its own log, leased for ever; its address stays
+    Promote(clone::OneArgs),
     /// Change until when a clone is kept
     Lease(clone::LeaseArgs),
     /// Give a clone the data of a moment of its parent [default: latest]; address and password stay

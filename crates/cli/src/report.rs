@@ -74,6 +74,7 @@ impl Reader {
             ("runs in", if clone.runtime == RuntimeKind::Docker { "containers".to_owned() } else { String::new() }),
             ("made", human::ago(clone.created_at, self.now)),
             ("kept", human::lease(clone.lease_until, self.now)),
+            ("promoted", clone.promoted_at.map(|at| human::ago(at, self.now)).unwrap_or_default()),
             ("own bytes", human::bytes_or_dash(clone.unique_bytes, clone.unique_is_estimate)),
             ("undo until", clone.undo_until.map(|until| self.time(until)).unwrap_or_default()),
             ("ready in", timing(clone)),

@@ -74,6 +74,7 @@ fn writes() -> Router<Daemon> {
         .route(paths::IMPORTS, post(import))
         .route(paths::CLONE_START, on_name(|clone| Request::Start { clone }))
         .route(paths::CLONE_STOP, on_name(|clone| Request::Stop { clone }))
+        .route(paths::CLONE_PROMOTE, on_name(|clone| Request::Promote { clone }))
         .route(paths::CLONE_UNDO, on_name(|clone| Request::Undo { clone }))
         .route(paths::CLONE_REFRESH, post(refresh))
         .route(paths::CLONE_REWIND, post(rewind))

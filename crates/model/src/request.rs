@@ -272,6 +272,11 @@ pub enum Request {
         /// The clone.
         clone: Name,
     },
+    /// Make a clone durable, recording, and kept for ever.
+    Promote {
+        /// The clone.
+        clone: Name,
+    },
     /// Change a clone's lease.
     Lease {
         /// The clone.
@@ -305,6 +310,7 @@ impl Request {
             Self::Refresh { .. } => "refresh",
             Self::Rewind { .. } => "rewind",
             Self::Undo { .. } => "undo",
+            Self::Promote { .. } => "promote",
             Self::Lease { .. } => "lease",
             Self::Remove { .. } => "rm",
         }

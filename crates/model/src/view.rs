@@ -164,6 +164,10 @@ view!(
         #[serde(skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
         pub undo_until: Option<Timestamp>,
+        /// Since when it is promoted: durable, recording, kept for ever.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+        pub promoted_at: Option<Timestamp>,
     }
 );
 

@@ -30,7 +30,7 @@ use crate::journal::{Run, Verb, bear, drive};
 use crate::owner::Owner;
 use crate::strangers::strangers;
 use crate::verbs::{
-    apply, bookmark, clone, export, import, lease, link, power, recover_any, refresh, remove, snapshot, unlink,
+    apply, bookmark, clone, export, import, lease, link, power, promote, recover_any, refresh, remove, snapshot, unlink,
 };
 use crate::volumes::Meant;
 use crate::world::{Parts, World};
@@ -299,6 +299,10 @@ impl Pando {
             Request::Refresh { clone, moment } => self.replace(clone, refresh::Origin::Parent, Some(moment)),
             Request::Rewind { clone, moment } => self.replace(clone, refresh::Origin::Own, Some(moment)),
             Request::Undo { clone } => self.replace(clone, refresh::Origin::Former, None),
+            Request::Promote { clone } => {
+                let names = [clone.to_string()];
+                self.begin(&names, |world| promote::Promote::new(world, clone))
+            }
             Request::Lease { clone, body } => {
                 let names = [clone.to_string()];
                 self.begin(&names, |world| lease::Lease::new(world, clone, body.seconds))

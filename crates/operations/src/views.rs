@@ -102,6 +102,7 @@ pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneVi
         unique_bytes: if counted { unique(record, &usage(world)) } else { None },
         unique_is_estimate: estimated(world),
         undo_until: record.former.as_ref().map(|former| former.until),
+        promoted_at: record.promoted_at,
     })
 }
 

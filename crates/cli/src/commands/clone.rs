@@ -1,4 +1,4 @@
-//! The life of a clone: `clone`, `start`, `stop`, `rm`, `lease`.
+//! The life of a clone: `clone`, `start`, `stop`, `promote`, `rm`, `lease`.
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -137,6 +137,14 @@ pub async fn start(context: &Context, args: &OneArgs) -> Done {
 pub async fn stop(context: &Context, args: &OneArgs) -> Done {
     let begun = context.client.stop(&args.clone).await;
     then_show(context, begun, args.detach, |_, clone| format!("{} is {}\n", clone.name, clone.state)).await
+}
+
+/// Makes a clone one that is kept.
+pub async fn promote(context: &Context, args: &OneArgs) -> Done {
+    let begun = context.client.promote(&args.clone).await;
+    let people =
+        |clone: &pando_model::CloneView| format!("{} is promoted: durable, records a log, kept for ever\n", clone.name);
+    then_show(context, begun, args.detach, |_, clone| people(clone)).await
 }
 
 /// Removes clones: one that cannot be removed does not keep the others.

@@ -69,6 +69,7 @@ async fn speak(context: &Context, command: Command) -> Done {
         Command::Start(args) => clone::start(context, &args).await,
         Command::Stop(args) => clone::stop(context, &args).await,
         Command::Rm(args) => clone::rm(context, &args).await,
+        Command::Promote(args) => clone::promote(context, &args).await,
         Command::Lease(args) => clone::lease(context, &args).await,
         Command::Refresh(args) => time::refresh(context, &args).await,
         Command::Rewind(args) => time::rewind(context, &args).await,

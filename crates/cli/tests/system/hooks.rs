@@ -89,6 +89,7 @@ impl Rig {
             "pre-stop",
             "post-stop",
             "pre-destroy",
+            "post-promote",
         ];
         let hook = self.dir.path().join("hook");
         let hooks: String =
@@ -267,7 +268,7 @@ fn a_failing_hook_undoes_its_operation_and_says_what_it_printed() {
     stand.production.psql("INSERT INTO mark VALUES (1)");
 
     // Each point in each operation that comes by it.
-    let table: [(&str, &[&str]); 17] = [
+    let table: [(&str, &[&str]); 18] = [
         ("configure-clone", &["clone", "shop", "fresh"]),
         ("configure-clone", &["clone", "dev", "fresh"]),
         ("pre-snapshot", &["clone", "dev@now", "fresh"]),
@@ -284,6 +285,7 @@ fn a_failing_hook_undoes_its_operation_and_says_what_it_printed() {
         ("post-snapshot", &["bookmark", "dev", "other"]),
         ("pre-stop", &["stop", "dev"]),
         ("post-stop", &["stop", "dev"]),
+        ("post-promote", &["promote", "dev"]),
         ("pre-destroy", &["rm", "dev"]),
     ];
     for (point, args) in table {

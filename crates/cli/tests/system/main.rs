@@ -32,6 +32,7 @@ mod matrix;
 mod odd_production;
 mod oracle;
 mod outages;
+mod promote;
 mod proxy;
 mod redis;
 mod refusals;

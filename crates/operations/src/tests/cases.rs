@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::SignedDuration;
-use pando_model::{AppState, CloneState, Moment};
+use pando_model::{AppState, CloneState, Moment, Profile};
 
 use super::kit::{Kit, go, hooked, name, request, shop, time};
 use crate::fault::Done;
@@ -12,7 +12,8 @@ use crate::moments;
 use crate::owner::Owner;
 use crate::verbs::refresh::{Origin, Refresh};
 use crate::verbs::{
-    apply, bookmark, clone, export, import, lease, link, power, prepare, rebase, remove, snapshot, thin, unlink, volume,
+    apply, bookmark, clone, export, import, lease, link, power, prepare, promote, rebase, remove, snapshot, thin,
+    unlink, volume,
 };
 use crate::world::World;
 
@@ -101,6 +102,22 @@ fn attach(world: &World, volume: &str) -> Done<volume::Attach> {
     let (source, options) = (name("files"), Default::default());
     let created_at = world.now();
     Ok(volume::Attach::new(pando_catalog::VolumeRecord { name: name(volume), clone, source, options, created_at }))
+}
+
+/// A clone that was refreshed.
+fn with_former(kit: &Kit) {
+    with_clone(kit);
+    kit.refresh("dev");
+}
+
+fn run_promote(world: &Arc<World>) -> Done<()> {
+    go(world, &["dev"], |world| promote::Promote::new(world, name("dev")))
+}
+
+fn promoted(kit: &Kit) -> bool {
+    let dev = kit.there("dev");
+    let kept = dev.profile == Profile::Durable && dev.record && dev.lease_until.is_none() && dev.promoted_at.is_some();
+    kept && dev.state == CloneState::Running && dev.former.is_none() && !kit.snapshots("dev").is_empty()
 }
 
 fn with_stopped(kit: &Kit) {
@@ -251,6 +268,8 @@ pub const CASES: &[Case] = &[
         |world| go(world, &["dev"], |world| power::Start::new(world, name("dev"))),
         |kit| runs(kit, "dev"),
     ),
+    Case::new("promote", with_former, run_promote, promoted),
+    Case::new("promote hooks", with_hooks, run_promote, promoted),
     Case::new("rm hooks", with_hooks, run_remove, |kit| kit.clone_of("dev").is_none()),
     Case::new(
         "unlink",

@@ -333,6 +333,7 @@ proofs!(
     import "import",
     lease "lease",
     link "link",
+    promote "promote",
     start "start",
     stop "stop",
     prepare "prepare",

@@ -9,7 +9,7 @@ use super::kit::{Kit, go, hooked, name, request, shop};
 use crate::fault::{Done, Fault};
 use crate::owner::Owner;
 use crate::verbs::refresh::{Origin, Refresh};
-use crate::verbs::{apply, clone, link, power, remove, snapshot};
+use crate::verbs::{apply, clone, link, power, promote, remove, snapshot};
 use crate::world::World;
 
 type Work = fn(&Arc<World>) -> Done<()>;
@@ -51,6 +51,11 @@ const WORK: &[(&str, Work, &[&str])] = &[
         "start",
         |world| go(world, &["dev"], |world| power::Start::new(world, name("dev"))),
         &["pre-start dev", "post-start dev"],
+    ),
+    (
+        "promote",
+        |world| go(world, &["dev"], |world| promote::Promote::new(world, name("dev"))),
+        &["post-promote dev", "pre-snapshot dev", "post-snapshot dev"],
     ),
     ("rm", |world| go(world, &["dev"], |world| remove::Remove::new(world, name("dev"))), &["pre-destroy dev"]),
 ];
@@ -126,8 +131,7 @@ fn a_failing_hook_leaves_all_as_it_was_and_its_words_without_secrets() {
     go(&kit.world, &["shop"], |world| link::Link::new(world, hooked())).unwrap_err();
     assert_eq!(complaints(&kit), Vec::<String>::new());
     tried.insert(HookPoint::PostIngest);
-    // There is no promotion yet.
-    assert_eq!(tried.len(), HookPoint::ALL.len() - 1);
+    assert_eq!(tried.len(), HookPoint::ALL.len());
 }
 
 #[test]

@@ -128,7 +128,7 @@ impl Bookmark {
 }
 
 /// Destroys one snapshot with its trees, if it is there.
-fn drop_snapshot(run: &Run, id: &SnapshotId) -> Done<()> {
+pub fn drop_snapshot(run: &Run, id: &SnapshotId) -> Done<()> {
     if let Some(record) = run.world.catalog.get::<SnapshotRecord>(id.as_str())? {
         let pool = run.world.pool()?;
         for tree in trees_of(&record) {

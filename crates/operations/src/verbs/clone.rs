@@ -192,6 +192,7 @@ impl Clone {
             sources: BTreeMap::new(),
             timing: Timing { storage_ms: 0, ready_ms: 0 },
             former: None,
+            promoted_at: None,
         };
         world.catalog.change(Durability::Ordered, |change| {
             change.take_name(&record.name, &OwnerId::Clone(record.id.clone()))?;

@@ -9,6 +9,7 @@ pub mod lease;
 pub mod link;
 pub mod power;
 pub mod prepare;
+pub mod promote;
 pub mod provision;
 pub mod rebase;
 pub mod refresh;
@@ -60,6 +61,7 @@ verbs!(
     power::Start,
     power::Stop,
     prepare::Prepare,
+    promote::Promote,
     rebase::Rebase,
     refresh::Refresh,
     remove::Remove,

@@ -267,6 +267,7 @@ impl Pando {
             Request::Refresh { clone: name, moment } => Request::Refresh { clone: clone(&name)?, moment },
             Request::Rewind { clone: name, moment } => Request::Rewind { clone: clone(&name)?, moment },
             Request::Undo { clone: name } => Request::Undo { clone: clone(&name)? },
+            Request::Promote { clone: name } => Request::Promote { clone: clone(&name)? },
             Request::Lease { clone: name, body } => Request::Lease { clone: clone(&name)?, body },
             Request::Clone(body) => Request::Clone(pando_model::CloneRequest { from: clone(&body.from)?, ..body }),
             Request::Remove { clone: name } => {
