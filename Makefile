@@ -21,7 +21,8 @@ demo: ## build Pando and show it on a small live database
 test: ## everything: tools, lints, all tests
 	@./scripts/setup test
 	@$(MAKE) --no-print-directory check
-	@export PANDO_POSTGRES=$$(./scripts/matrix dirs) PANDO_MARIADB=$$(./scripts/matrix dirs mariadb); \
+	@export PANDO_POSTGRES=$$(./scripts/matrix dirs) PANDO_MARIADB=$$(./scripts/matrix dirs mariadb) \
+		PANDO_REDIS=$$(./scripts/matrix dirs valkey); \
 	if cargo nextest --version >/dev/null 2>&1; then \
 		cargo nextest run --workspace --locked --profile $(NEXTEST_PROFILE); \
 	else \
@@ -29,11 +30,11 @@ test: ## everything: tools, lints, all tests
 		cargo test --workspace --locked; \
 	fi
 
-matrix: ## the main job on PostgreSQL 13, 15, 16, 17 and 18, MariaDB 10.5, 10.11 and 11.8 (as root; fetches packages)
+matrix: ## the main job on PostgreSQL 13, 15, 16, 17 and 18, MariaDB 10.5, 10.11 and 11.8, Valkey 8 (as root; fetches packages)
 	@./scripts/setup test
-	@./scripts/matrix install 13 15 16 17 18 mariadb-10.5 mariadb-11.8
+	@./scripts/matrix install 13 15 16 17 18 mariadb-10.5 mariadb-11.8 valkey-8
 	PANDO_POSTGRES=$$(./scripts/matrix dirs) PANDO_MARIADB=$$(./scripts/matrix dirs mariadb) \
-		cargo nextest run --package pando --test system --locked --no-capture -E 'test(/^matrix::/) or test(/series/)'
+		PANDO_REDIS=$$(./scripts/matrix dirs valkey) cargo nextest run --package pando --test system --locked --no-capture -E 'test(/^matrix::/) or test(/series/) or test(/valkey/)'
 
 check: ## format and lints; licences and bans too where cargo-deny is installed
 	cargo fmt --all --check

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::{free_port, wait_until};
 #[derive(Debug)]
 pub struct RedisProduction {
     dir: TempDir,
+    program: PathBuf,
     conf: Vec<String>,
     port: u16,
     child: Option<Child>,
@@ -29,9 +30,17 @@ impl RedisProduction {
     /// # Panics
     /// When it does not come up; its log is in the message.
     pub fn start(conf: &[&str]) -> Self {
+        Self::start_with(Path::new("redis-server"), conf)
+    }
+
+    /// The same of another program: another version, or Valkey.
+    ///
+    /// # Panics
+    /// When it does not come up; its log is in the message.
+    pub fn start_with(program: &Path, conf: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("pando-redis-").tempdir_in("/tmp").expect("a temporary directory");
         let conf = conf.iter().map(|line| (*line).to_owned()).collect();
-        let mut made = Self { dir, conf, port: free_port(), child: None };
+        let mut made = Self { dir, program: program.to_owned(), conf, port: free_port(), child: None };
         made.resume();
         made
     }
@@ -52,7 +61,7 @@ impl RedisProduction {
         fs::write(&path, text).expect("writing redis.conf");
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log"));
         let log = log.expect("opening production's log");
-        let mut server = Command::new("redis-server");
+        let mut server = Command::new(&self.program);
         server.arg(&path).stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(server.env_clear().env("PATH", "/usr/bin:/bin").spawn().expect("starting redis-server"));
         let up = wait_until(Duration::from_secs(60), || {
@@ -84,6 +93,11 @@ impl RedisProduction {
     /// Its address, password included.
     pub fn url(&self, database: u32) -> String {
         format!("redis://:prod-secret@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Its port.

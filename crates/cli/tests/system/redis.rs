@@ -132,6 +132,45 @@ fn a_redis_is_linked_cloned_changed_rewound_and_removed() {
     cache.end(&[]);
 }
 
+#[test]
+fn r08_a_valkey_is_followed_by_a_valkey_of_its_version() {
+    let program = std::env::var("PANDO_REDIS").unwrap_or_default();
+    let dirs = program.split(':').filter(|dir| !dir.is_empty());
+    let found = dirs.map(|dir| Path::new(dir).join("bin/valkey-server")).find(|program| program.exists());
+    let Some(program) = found else {
+        tools::skip("a Valkey of another Debian release (scripts/matrix install valkey-8)");
+        return;
+    };
+    if !tools::require_root() || !tools::require("mkfs.btrfs") {
+        return;
+    }
+    let production = RedisProduction::start_with(&program, &[]);
+    // Without its own server there is only Redis 7.0, which cannot read what this one writes.
+    let plain = Daemon::start(Path::new(PANDO));
+    let url = format!("q={}", production.url(0).replace("redis:", "valkey:"));
+    let link = ["link", "cache", &url];
+    assert!(said(&plain.pando(&link), 1, &link).contains("the servers of this machine cannot read its data"));
+    drop(plain);
+    let dir = program.ancestors().nth(2).unwrap().display().to_string();
+    let daemon = Daemon::start_with(Path::new(PANDO), &[("PANDO_REDIS", &dir)]);
+    let cache = Cache { daemon, production };
+    assert!(cache.json(&link).to_string().contains("following"));
+    let mut production = cache.production.client();
+    for key in ["a", "b"] {
+        production.run(&["HSET", key, "field", "value"]);
+        production.run(&["EXPIRE", key, "1000"]);
+    }
+    std::thread::sleep(Duration::from_millis(800));
+    let moment = Timestamp::now();
+    cache.reaches(moment);
+    production.run(&["FLUSHALL"]);
+    let mut past = cache.copy(&format!("cache@{moment}"), "past", &["--set", "redis.ttl=alive"]);
+    assert_eq!((past.run(&["DBSIZE"]), past.run(&["HGET", "b", "field"])), ("2".to_owned(), "value".to_owned()));
+    assert!(past.run(&["INFO", "server"]).contains("server_name:valkey"));
+    assert_eq!(cache.copy("cache@now", "now", &[]).run(&["DBSIZE"]), "0");
+    cache.end(&[]);
+}
+
 /// What a clone at a time must show: the number that was written last before it, give or take what the timeline
 /// promises.
 struct Oracle(Vec<(Timestamp, u64)>);

@@ -79,9 +79,10 @@ const OLDEST: (u32, u32) = (7, 0);
 pub struct Installations(Vec<Installation>);
 
 impl Installations {
-    /// Looks in `extra` directories first, then in the usual places.
+    /// Looks in `extra` directories and their `bin` first, then in the usual places.
     pub fn find(extra: &[PathBuf]) -> Self {
-        let dirs: Vec<&Path> = extra.iter().map(PathBuf::as_path).chain(SEARCH_PATH.iter().map(Path::new)).collect();
+        let extra: Vec<PathBuf> = extra.iter().flat_map(|dir| [dir.clone(), dir.join("bin")]).collect();
+        let dirs = extra.iter().map(PathBuf::as_path).chain(SEARCH_PATH.iter().map(Path::new));
         let mut found: Vec<Installation> = Vec::new();
         for dir in dirs {
             for (family, name) in [(Family::Redis, "redis-server"), (Family::Valkey, "valkey-server")] {
