@@ -356,9 +356,18 @@ impl Snapshot {
         owner: &Owner,
         marks: &BTreeMap<Name, (PoolSnapshotId, pando_engine::Mark)>,
     ) -> Done<Timestamp> {
+        // A tree is not rolled back: the moment must not lie before what any of them holds, and one source may
+        // have been asked longer ago than another was copied.
+        let held_at = marks.values().filter(|(_, mark)| mark.rolls).filter_map(|(_, mark)| mark.from.time).max();
         let mut reached: Option<Timestamp> = None;
         for (name, held) in &owner.sources {
-            let pulse = held.engine.pulse(&held.seat, &held.source, false)?;
+            let mut pulse = held.engine.pulse(&held.seat, &held.source, false)?;
+            for _ in 0..LOOKS {
+                if pulse.link != Link::Following || pulse.through.is_none() || pulse.through >= held_at {
+                    break;
+                }
+                pulse = held.engine.pulse(&held.seat, &held.source, true)?;
+            }
             run.world.set_live(&owner.id, name, |live| live.pulse = pulse.clone());
             if let Some(through) = pulse.through.or_else(|| marks.get(name).map(|(_, mark)| mark.at)) {
                 reached = Some(reached.map_or(through, |known| known.min(through)));
