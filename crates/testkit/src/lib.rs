@@ -1,5 +1,5 @@
 //! What tests stand on: a real production server ([`Production`]), real file systems ([`LoopFs`]), a private
-//! Docker engine with images made of Debian's packages ([`Docker`]), the built binary as a daemon that can be
+//! Docker or Podman engine with images made of Debian's packages ([`Docker`], [`Podman`]), the built binary as a daemon that can be
 //! killed ([`Daemon`]), and the rule for tests that lack a tool ([`tools`]).
 //!
 //! Everything made here is gone when its value is dropped: processes, mounts, loop devices, directories.
@@ -29,7 +29,7 @@ pub mod tools;
 
 pub use daemon::Daemon;
 pub use disk::{Crash, DiskMoment, RecordedDisk};
-pub use docker::{Docker, Image};
+pub use docker::{Docker, Image, Podman};
 pub use etcd::{ETCD_SECRET, Etcd, etcdctl, example_toolkit};
 pub use faults::{Call, Faults};
 use loopfs::unmount;

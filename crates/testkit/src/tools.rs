@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 /// Programs that tests need, with Debian's package of each.
 const PACKAGES: &[(&str, &str)] = &[
     ("btrfs", "btrfs-progs"),
+    ("catatonit", "catatonit"),
     ("cc", "gcc"),
     ("docker", "docker.io"),
     ("docker-compose", "docker-compose"),
@@ -59,6 +60,16 @@ pub fn require_root() -> bool {
         eprintln!("SKIPPED test: needs root");
     }
     root
+}
+
+/// Whether this machine has a locale, named as `locale -a` names it.
+///
+/// # Panics
+/// When it has not and the variable `CI` is set.
+pub fn require_locale(name: &str) -> bool {
+    let listed = output(Path::new("locale"), &["-a"]);
+    String::from_utf8_lossy(&listed.stdout).lines().any(|line| line == name)
+        || skip(&format!("the locale {name} (localedef -i de_DE -f UTF-8 de_DE.UTF-8)"))
 }
 
 /// Skips a test by the same rule, for another reason than a program.

@@ -71,7 +71,7 @@ pub fn create(spec: &UnitSpec, container: &Container, home: &Path, habits: Habit
     set(&mut host, "ShmSize", json!(container.memory_bytes.unwrap_or(SHARED)));
     set(&mut host, "Memory", json!(container.memory_bytes.unwrap_or(0)));
     set(&mut host, "NanoCpus", json!(container.cpu_millis.unwrap_or(0) * 1_000_000));
-    json!({
+    let mut form = json!({
         "Image": container.image,
         "Entrypoint": [program],
         "Cmd": spec.args,
@@ -80,9 +80,13 @@ pub fn create(spec: &UnitSpec, container: &Container, home: &Path, habits: Habit
         "WorkingDir": spec.dir,
         "Labels": labels,
         "StopSignal": "SIGTERM",
-        "Healthcheck": { "Test": ["NONE"] },
         "HostConfig": host,
-    })
+    });
+    if !habits.podman {
+        // Podman takes that for a check, and makes a timer of systemd's for it.
+        set(&mut form, "Healthcheck", json!({ "Test": ["NONE"] }));
+    }
+    form
 }
 
 /// The form for a program that looks into an image: it sees nothing of the machine.
@@ -96,7 +100,6 @@ pub fn probe(image: &str, words: &[&str], home: &Path) -> Value {
         "Cmd": args,
         "User": "65534:65534",
         "Labels": { PROBE: "yes", HOME: home },
-        "Healthcheck": { "Test": ["NONE"] },
         "HostConfig": host,
     })
 }

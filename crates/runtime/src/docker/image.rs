@@ -1,7 +1,7 @@
 //! Images: which one a server wants, whether the engine has it, and what is in it.
 //!
-//! What is in an image is found by two programs run in it, `ldd` and `find`, in containers that see nothing of the
-//! machine; once for each image and daemon. Nothing has to be pulled twice, and no data is touched.
+//! What is in an image is found by programs run in it, the server itself, `ldd` and `find`, in containers that see
+//! nothing of the machine; once for each image and daemon. Nothing has to be pulled twice, and no data is touched.
 
 use std::io;
 use std::sync::PoisonError;
@@ -14,9 +14,14 @@ use super::client::{Trouble, encoded};
 use super::{DockerRuntime, Duration, failed, form, look};
 use crate::RuntimeError;
 
+/// All that a container prints.
+const BOTH: &str = "stdout=1&stderr=1";
+
 /// What an image holds, as far as a server's data asks for it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImageFacts {
+    /// What the server says to `--version`; none when it is not there.
+    pub version: Option<String>,
     /// The C library: `glibc 2.36`, `musl`; none when it could not be found out.
     pub libc: Option<String>,
     /// Paths of libraries and of extensions' control files.
@@ -66,53 +71,69 @@ impl DockerRuntime {
         self.client.pull(&path).map_err(failed(format!("pulling the image {reference}")))
     }
 
-    /// What an image that the engine has holds.
-    pub fn image_facts(&self, reference: &str) -> Result<ImageFacts, RuntimeError> {
+    /// What an image that the engine has holds: which version of a server, and where `libraries` matter, which C
+    /// library and what lies beside it.
+    pub fn image_facts(&self, reference: &str, server: &str, libraries: bool) -> Result<ImageFacts, RuntimeError> {
         let failing = || failed(format!("looking into the image {reference}"));
         let about = self.inspect_image(reference).map_err(failing())?.unwrap_or_default();
-        let id = about["Id"].as_str().unwrap_or(reference).to_owned();
+        let id = (about["Id"].as_str().unwrap_or(reference).to_owned(), server.to_owned());
         if let Some(known) = self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(known.clone());
         }
-        // Both print something even where they fail: musl's `ldd` does.
-        let linker = self.probe(reference, &["ldd", "--version"]).map_err(failing())?;
-        let words = ["find", "/usr", "(", "-name", "*.control", "-o", "-name", "*.so", ")", "-path", "*postgresql*"];
-        let found = self.probe(reference, &words).map_err(failing())?;
-        let facts = ImageFacts {
-            libc: libc(&linker),
-            files: found.lines().filter(|line| line.starts_with('/')).map(str::to_owned).collect(),
-        };
+        let (code, said) = self.probe(reference, &[server, "--version"], "stdout=1").map_err(failing())?;
+        // Of what is not there the container's first process says so, and fails. Warnings go to the other stream.
+        let version = said.lines().next().filter(|_| code == Some(0)).map(str::to_owned);
+        let mut facts = ImageFacts { version, ..ImageFacts::default() };
+        if libraries {
+            // Both print something even where they fail: musl's `ldd` does.
+            let (_, linker) = self.probe(reference, &["ldd", "--version"], BOTH).map_err(failing())?;
+            let words =
+                ["find", "/usr", "(", "-name", "*.control", "-o", "-name", "*.so", ")", "-path", "*postgresql*"];
+            let (_, found) = self.probe(reference, &words, BOTH).map_err(failing())?;
+            facts.libc = libc(&linker);
+            facts.files = found.lines().filter(|line| line.starts_with('/')).map(str::to_owned).collect();
+        }
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).insert(id, facts.clone());
         Ok(facts)
     }
 
-    /// Runs a program in an image and answers what it printed.
-    fn probe(&self, reference: &str, words: &[&str]) -> Result<String, Trouble> {
+    /// Runs a program in an image; its exit code and what it printed to these streams.
+    fn probe(&self, reference: &str, words: &[&str], streams: &str) -> Result<(Option<i64>, String), Trouble> {
         let (millis, random) = id_parts(&SystemClock);
         let name = format!("pando-probe-{millis}-{random}");
-        let outcome = self.run_probe(&name, reference, words);
+        let outcome = self.run_probe(&name, reference, words, streams);
         let removed = self.client.delete(&format!("/containers/{name}?force=1&v=1"));
-        let text = outcome?;
+        let ended = outcome?;
         match removed {
             Err(trouble) if !trouble.is_missing() => Err(trouble),
-            _ => Ok(text),
+            _ => Ok(ended),
         }
     }
 
-    fn run_probe(&self, name: &str, reference: &str, words: &[&str]) -> Result<String, Trouble> {
+    fn run_probe(
+        &self,
+        name: &str,
+        reference: &str,
+        words: &[&str],
+        streams: &str,
+    ) -> Result<(Option<i64>, String), Trouble> {
         let wanted = form::probe(reference, words, &self.home);
         self.client.post(&format!("/containers/create?name={name}"), Some(&wanted))?;
         self.client.post(&format!("/containers/{name}/start"), None)?;
         let begun = SystemClock.instant();
-        while self.client.get(&format!("/containers/{name}/json"))?["State"]["Running"].as_bool() == Some(true) {
+        let code = loop {
+            let state = self.client.get(&format!("/containers/{name}/json"))?["State"].take();
+            if state["Running"].as_bool() != Some(true) {
+                break state["ExitCode"].as_i64();
+            }
             if begun.elapsed() > Duration::from_secs(60) {
                 let source = io::Error::new(io::ErrorKind::TimedOut, format!("{words:?} does not end"));
                 return Err(Trouble::Silent(source));
             }
             SystemClock.sleep(Duration::from_millis(5));
-        }
-        let printed = self.client.get_bytes(&format!("/containers/{name}/logs?stdout=1&stderr=1"))?;
-        Ok(String::from_utf8_lossy(&look::unwrapped(&printed)).into_owned())
+        };
+        let printed = self.client.get_bytes(&format!("/containers/{name}/logs?{streams}"))?;
+        Ok((code, String::from_utf8_lossy(&look::unwrapped(&printed)).into_owned()))
     }
 }
 

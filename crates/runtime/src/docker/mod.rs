@@ -57,7 +57,7 @@ pub struct DockerRuntime {
     home: PathBuf,
     client: Client,
     habits: OnceLock<Habits>,
-    facts: Mutex<HashMap<String, ImageFacts>>,
+    facts: Mutex<HashMap<(String, String), ImageFacts>>,
     fallback: Option<String>,
 }
 
@@ -331,8 +331,10 @@ impl Runtime for DockerRuntime {
     }
 
     fn inventory(&self) -> Result<Vec<UnitId>, RuntimeError> {
-        let filter = serde_json::json!({ "label": [format!("{}={}", form::HOME, self.home.display())] }).to_string();
-        let listed = self.client.get(&format!("/containers/json?filters={}", encoded(&filter)));
+        // By name: Podman leaves paused ones out of what it lists of itself.
+        let label = format!("{}={}", form::HOME, self.home.display());
+        let filter = serde_json::json!({ "label": [label], "status": ["running", "paused"] }).to_string();
+        let listed = self.client.get(&format!("/containers/json?all=1&filters={}", encoded(&filter)));
         let listed = listed.map_err(failed(format!("listing the containers of {}", self.socket().display())))?;
         let unit = |one: &Value| one["Labels"][form::UNIT].as_str()?.parse().ok();
         let mut units: Vec<UnitId> = listed.as_array().into_iter().flatten().filter_map(unit).collect();

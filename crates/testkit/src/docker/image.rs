@@ -72,6 +72,22 @@ impl Image {
     }
 }
 
+impl Image {
+    pub(super) fn name_in_podman(self, podman: &super::Podman) -> String {
+        let recipe = self.recipe();
+        let exact = format!("{}:{}", recipe.name, recipe.version);
+        // Where Docker would look for a name without a registry.
+        let whole = format!("docker.io/library/{exact}");
+        if !podman.output(&["image", "exists", &whole]).status.success() {
+            let tar = recipe.tar().display().to_string();
+            let changes = recipe.settings.iter().flat_map(|line| ["--change", line]);
+            let words: Vec<&str> = ["import"].into_iter().chain(changes).chain([tar.as_str(), &whole]).collect();
+            podman.run(&words);
+        }
+        exact
+    }
+}
+
 fn postgres() -> Recipe {
     let bin = tools::newest_postgres().expect("a PostgreSQL server (apt-get install postgresql)");
     let root = bin.parent().expect("the directory of a PostgreSQL server").to_owned();

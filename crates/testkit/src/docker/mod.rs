@@ -7,9 +7,11 @@
 //! an engine lives in a numbered place, and a place belongs to whoever holds the lock on its file.
 
 mod image;
+mod podman;
 mod sweep;
 
 pub use image::Image;
+pub use podman::Podman;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -31,11 +33,31 @@ pub struct Docker {
     engine: Option<Engine>,
 }
 
-/// A running dockerd. The kernel ends it with the thread that started it, so that one waits as long.
+/// A running engine. The kernel ends it with the thread that started it, so that one waits as long.
 #[derive(Debug)]
 struct Engine {
     child: Child,
     _starter: mpsc::Sender<()>,
+}
+
+impl Engine {
+    fn start(mut command: Command) -> Self {
+        let (starter, ends) = mpsc::channel::<()>();
+        let (hand_over, take) = mpsc::channel();
+        std::thread::spawn(move || {
+            hand_over.send(command.spawn().expect("starting an engine")).expect("handing over an engine");
+            let _ = ends.recv();
+        });
+        Self { child: take.recv().expect("taking over an engine"), _starter: starter }
+    }
+
+    fn end(mut self, signal: Signal) {
+        let _ = kill_process(Pid::from_child(&self.child), signal);
+        if !wait_until(Duration::from_secs(30), || matches!(self.child.try_wait(), Ok(Some(_)))) {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
 }
 
 impl Docker {
@@ -101,13 +123,7 @@ impl Docker {
         dockerd.args(["--default-address-pool", &format!("base={}.0.0/16,size=24", self.place.addresses())]);
         dockerd.args(&self.flags).stdin(Stdio::null());
         dockerd.stdout(log.try_clone().expect("a second handle")).stderr(log);
-        let (starter, ends) = mpsc::channel::<()>();
-        let (hand_over, take) = mpsc::channel();
-        std::thread::spawn(move || {
-            hand_over.send(dockerd.spawn().expect("starting dockerd")).expect("handing over dockerd");
-            let _ = ends.recv();
-        });
-        Engine { child: take.recv().expect("taking over dockerd"), _starter: starter }
+        Engine::start(dockerd)
     }
 
     /// Kills dockerd with SIGKILL. Its containerd goes with it, the containers stay.
@@ -121,12 +137,8 @@ impl Docker {
     }
 
     fn end(&mut self, signal: Signal) {
-        if let Some(mut engine) = self.engine.take() {
-            let _ = kill_process(Pid::from_child(&engine.child), signal);
-            if !wait_until(Duration::from_secs(30), || matches!(engine.child.try_wait(), Ok(Some(_)))) {
-                let _ = engine.child.kill();
-            }
-            let _ = engine.child.wait();
+        if let Some(engine) = self.engine.take() {
+            engine.end(signal);
         }
     }
 
