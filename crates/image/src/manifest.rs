@@ -99,7 +99,9 @@ impl Manifest {
         }
         for (name, source) in &self.sources {
             // Written out and read again it must still be what it says.
-            let again = format!("{}://x/y", source.url.scheme).parse::<SourceUrl>().map(|url| url.engine);
+            // Of what is behind the host some kinds want a number.
+            let read = |path: &str| format!("{}://x/{path}", source.url.scheme).parse::<SourceUrl>();
+            let again = read("y").or_else(|_| read("0")).map(|url| url.engine);
             let url = &source.url;
             let parts = [url.user.as_deref(), url.host.as_deref(), Some(url.path.as_str())];
             let strange = parts.iter().flatten().any(|part| part.contains(char::is_control));
