@@ -241,10 +241,21 @@ pub enum Readiness {
     Starting(String),
 }
 
+/// What is looked for in an image before a server starts in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageLook {
+    /// The server's program there, found by the image's own PATH: it is asked for its version.
+    pub server: &'static str,
+    /// Whether the C library and what lies beside the server matter too.
+    pub libraries: bool,
+}
+
 /// What an image holds, as far as a server's data asks for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageContent {
-    /// The C library: `glibc 2.36`, `musl`; none when it could not be found out.
+    /// What the server says to `--version`; none when it could not be run.
+    pub version: Option<String>,
+    /// The C library: `glibc 2.36`, `musl`; none when it could not be found out, or was not looked for.
     pub libc: Option<String>,
     /// Paths of libraries and of extensions' control files.
     pub files: Vec<String>,
@@ -413,6 +424,21 @@ pub trait Engine: Send + Sync {
     /// or is not known in containers.
     fn image(&self, _seat: &Seat, _source: &Source) -> Result<Option<String>, EngineError> {
         Ok(None)
+    }
+    /// What to look for in an image; `None`: this kind has no server, or is not known in containers.
+    fn image_look(&self, _source: &Source) -> Result<Option<ImageLook>, EngineError> {
+        Ok(None)
+    }
+    /// A unit's plan as it is run in an image, which has the server elsewhere than this machine, perhaps under
+    /// another name.
+    fn contained(&self, source: &Source, plan: UnitPlan) -> Result<UnitPlan, EngineError> {
+        let look = self.image_look(source)?.filter(|_| plan.role == "server");
+        let program = look.map_or(plan.program, |look| PathBuf::from("/usr/bin").join(look.server));
+        Ok(UnitPlan { program, ..plan })
+    }
+    /// Whether the server of a recording clone writes its log itself, and so needs its directory.
+    fn server_writes_log(&self) -> bool {
+        false
     }
     /// What of a tree an image does not suit: a fatal finding keeps its server from starting in it.
     fn suits(&self, _: &Seat, _: &Source, _image: &ImageContent) -> Result<Vec<Finding>, EngineError> {

@@ -16,7 +16,6 @@ use pando_runtime::{Container, DockerRuntime};
 use crate::fault::{Done, Fault, IntoProblem, refused, usage};
 use crate::journal::Run;
 use crate::owner::{Held, Owner};
-use crate::units;
 use crate::world::World;
 
 /// What a clone's containers are to be given; none: its servers are processes. Refuses what cannot be.
@@ -92,9 +91,12 @@ pub fn container(held: &Held, role: &str) -> Done<Option<Container>> {
         container.image = image(held)?;
     }
     container.labels.insert("pando.role".to_owned(), role.to_owned());
-    // The server has no business in the log, nor what keeps the log in the data.
+    // A server has no business in the log that others keep of it, nor what keeps a log in the data.
     let own: &PathBuf = if role == "server" { &held.seat.data } else { &held.seat.log };
     container.mounts = vec![own.clone(), held.seat.run.clone()];
+    if role == "server" && held.engine.server_writes_log() && held.seat.log.exists() {
+        container.mounts.push(held.seat.log.clone());
+    }
     Ok(Some(container))
 }
 
@@ -109,12 +111,14 @@ fn image(held: &Held) -> Done<String> {
 /// much is put into the sources' notes, by name.
 pub fn check(run: &Run, owner: &Owner) -> Done<BTreeMap<Name, Vec<String>>> {
     let mut notes = BTreeMap::new();
-    for (name, held) in owner.sources.iter().filter(|(_, held)| units::has_server(held.kind)) {
+    for (name, held) in owner.sources.iter().filter(|(_, held)| held.engine.serves(&held.source)) {
         let Some(container) = container(held, "server")? else { continue };
         let docker = engine(&run.world)?;
         ensure_image(run, docker, name, &container.image)?;
-        let facts = docker.image_facts(&container.image)?;
-        let content = ImageContent { libc: facts.libc, files: facts.files };
+        // Of what no engine knows in containers the user has named an image, and knows it.
+        let Some(look) = held.engine.image_look(&held.source)? else { continue };
+        let facts = docker.image_facts(&container.image, look.server, look.libraries)?;
+        let content = ImageContent { version: facts.version, libc: facts.libc, files: facts.files };
         let may_reindex = owner.clone.as_ref().and_then(|clone| clone.container.as_ref()).is_some_and(|it| it.reindex);
         for finding in held.engine.suits(&held.seat, &held.source, &content)? {
             // The one thing that can be mended by whoever asks for it.

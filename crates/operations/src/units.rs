@@ -37,9 +37,11 @@ pub fn spec(held: &Held, plan: UnitPlan) -> Done<UnitSpec> {
         .get(plan.role)
         .cloned()
         .ok_or_else(|| Fault::Problem(failed(format!("there is no unit for the role {}", plan.role))))?;
+    let container = containers::container(held, plan.role)?;
+    let plan = if container.is_some() { held.engine.contained(&held.source, plan)? } else { plan };
     Ok(UnitSpec {
         id,
-        container: containers::container(held, plan.role)?,
+        container,
         program: plan.program,
         args: plan.args,
         env: plan.env,
@@ -142,6 +144,9 @@ pub fn wait_ready(run: &Run, held: &Held) -> Done<()> {
     let world = &run.world;
     let unit = held.units.get("server");
     let begun = world.clock.instant();
+    // A process is looked at for nothing; asking an engine after a container takes time from what starts in it.
+    let every = if held.container.is_some() { Duration::from_millis(100) } else { Duration::ZERO };
+    let mut looked = begun;
     let mut shown = 0;
     loop {
         let starting = match held.engine.ready(&held.seat, &held.source)? {
@@ -149,9 +154,12 @@ pub fn wait_ready(run: &Run, held: &Held) -> Done<()> {
             Readiness::Starting(what) => what,
         };
         if let Some(unit) = unit
-            && !matches!(world.runtime.state(unit)?, UnitState::Running { .. })
+            && looked.elapsed() >= every
         {
-            return Err(died(world, unit, "the server of the clone ended before it answered").into());
+            looked = world.clock.instant();
+            if !matches!(world.runtime.state(unit)?, UnitState::Running { .. }) {
+                return Err(died(world, unit, "the server of the clone ended before it answered").into());
+            }
         }
         if world.is_stopping() {
             return Err(failed("the daemon is stopping").into());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pando_testkit::{Docker, Image, wait_until};
 use serde_json::Value;
 
-use crate::stand::{Copy, Stand, bounded, sql_at};
+use crate::stand::{Copy, Stand, bounded, sql_at, with};
 
 /// A stand whose daemon knows the engine.
 fn stand(docker: &Docker) -> Option<Stand> {
@@ -157,6 +157,49 @@ fn t15_what_an_image_lacks_is_named_and_one_that_is_not_there_refused() {
     assert!(all(&docker).contains(&stranger));
     docker.run(&["rm", "-f", &stranger]);
     stand.json(&["rm", "dev", "poor"]);
+    stand.json(&["unlink", "shop"]);
+    assert_eq!(all(&docker), "");
+    stand.nothing_left();
+    stand.end(&[]);
+}
+
+#[test]
+fn t14_t15_an_image_that_sorts_otherwise_or_lacks_a_library_is_refused_and_reindex_mends_the_one() {
+    let Some(docker) = Docker::start() else { return };
+    if !pando_testkit::tools::require_locale("de_DE.utf8") {
+        return;
+    }
+    let image = docker.image(Image::Postgres);
+    let mut options = with(&["shared_preload_libraries = 'pg_stat_statements'"]);
+    options.initdb = vec!["--locale=de_DE.UTF-8".to_owned(), "--encoding=UTF8".to_owned()];
+    let Some(stand) = Stand::of_with(options, &[("DOCKER_HOST", &docker.host())]) else { return };
+    stand.production.psql("CREATE TABLE t (name text PRIMARY KEY)");
+    stand.production.psql("INSERT INTO t VALUES ('Zebra'), ('\u{e4}pfel'), ('apfel'), ('B\u{e4}r')");
+    stand.link(&[]);
+    // The official image has all locales; that of the tests only one, so it gets this machine's.
+    docker.run(&["create", "--name", "locales", &image]);
+    docker.run(&["cp", "/usr/lib/locale/locale-archive", "locales:/usr/lib/locale/locale-archive"]);
+    docker.run(&["commit", "locales", "german:1"]);
+    docker.run(&["rm", "locales"]);
+    let ldd = "printf '#!/bin/sh\\necho \"ldd (GNU libc) 2.19\"\\n' > /usr/bin/ldd";
+    docker.build(&format!("FROM german:1\nRUN {ldd}\n"), "old:1");
+    docker.build("FROM german:1\nRUN rm /usr/lib/postgresql/*/lib/pg_stat_statements.so\n", "poor:1");
+
+    let index = "SELECT pg_relation_filenode('t_pkey')";
+    let sorted = "SELECT string_agg(name, ' ' ORDER BY name) FROM t";
+    let clone = ["clone", "shop", "dev", "--runtime", "docker", "--image"];
+    let same = stand.copy_with("shop", "same", &["--runtime", "docker", "--image", "db=german:1"]);
+    assert_eq!(same.sql(index), stand.production.psql(index), "there was nothing to mend");
+    for (image, words) in [("db=old:1", ["glibc 2.19", "--reindex"]), ("db=poor:1", ["pg_stat_statements", "--image"])]
+    {
+        let said = stand.fails(4, &[&clone[..], &[image]].concat());
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    }
+    let mended = stand.copy_with("shop", "mended", &["--runtime", "docker", "--image", "db=old:1", "--reindex"]);
+    assert_ne!(mended.sql(index), same.sql(index), "the index was made again");
+    assert_eq!((mended.sql(sorted), same.sql(sorted)), (stand.production.psql(sorted), stand.production.psql(sorted)));
+    assert_eq!(stand.production.psql(sorted).split(' ').next(), Some("apfel"), "by the rules of German");
+    stand.json(&["rm", "same", "mended"]);
     stand.json(&["unlink", "shop"]);
     assert_eq!(all(&docker), "");
     stand.nothing_left();

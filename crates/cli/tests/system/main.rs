@@ -24,6 +24,8 @@ mod crashes;
 mod examples;
 mod faults;
 mod hooks;
+#[path = "../../../image/tests/hostile/mod.rs"]
+mod hostile;
 mod kills;
 mod life;
 mod machine;
@@ -37,6 +39,7 @@ mod proxy;
 mod redis;
 mod refusals;
 mod sanitised;
+mod served;
 mod several;
 mod small_disk;
 mod stand;

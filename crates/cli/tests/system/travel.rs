@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use pando_testkit::{Daemon, Docker, Image};
+use pando_testkit::{Daemon, Docker, Image, MariadbProduction, RedisClient, RedisProduction, mariadb_at};
 
 use serde_json::Value;
 
@@ -144,6 +144,126 @@ fn what_is_not_whole_or_does_not_fit_is_refused_in_one_line() {
     stand.json(&["unlink", "shop"]);
     stand.nothing_left();
     stand.end(&[]);
+}
+
+#[test]
+fn more_than_sixty_hostile_archives_are_refused_and_nothing_of_them_stays() {
+    if !pando_testkit::tools::require_root() || !pando_testkit::tools::require("mkfs.btrfs") {
+        return;
+    }
+    let there = Daemon::start(Path::new(PANDO));
+    let dir = tempfile::TempDir::new().unwrap();
+    let all = crate::hostile::hostile();
+    assert!(all.len() >= 60, "{}", all.len());
+    let path = dir.path().join("bad.tar");
+    for (name, archive) in &all {
+        std::fs::write(&path, archive).unwrap();
+        let said = said(&there.pando(&["import", path.to_str().unwrap(), "bad"]), 4, &[name]);
+        // "refused", or that there is no room for what it promises.
+        assert!(said.contains("refused") || said.contains("are free"), "{name}: {said}");
+        for dir in ["pool/volumes", "pool/snapshots", "clones"] {
+            assert_eq!(entries(&there.home().join(dir)), Vec::<String>::new(), "{name}: {dir}");
+        }
+    }
+    assert!(!Path::new("/tmp/pando-evil").exists());
+    assert_eq!(there.pando_json(&["ls"]), serde_json::json!({"apps": [], "clones": []}));
+    assert_eq!(entries(dir.path()), ["bad.tar"]);
+    nothing_there(&there);
+    let alarms = there.alarms(&[]);
+    assert!(alarms.is_empty(), "{alarms:#?}");
+}
+
+/// A MariaDB and a Redis with a directory beside them.
+#[test]
+fn all_databases_travel_together_and_leave_their_passwords_behind() {
+    let programs = ["mariadbd", "mariadb-install-db", "mariadb", "redis-server", "mkfs.btrfs", "rsync"];
+    if !pando_testkit::tools::require_root() || !programs.iter().all(|name| pando_testkit::tools::require(name)) {
+        return;
+    }
+    let (blog, cache) = (MariadbProduction::start(&[]), RedisProduction::start(&[]));
+    let files = tempfile::TempDir::new().unwrap();
+    std::fs::write(files.path().join("upload"), "one").unwrap();
+    blog.sql(
+        "CREATE TABLE blog.t AS SELECT seq AS n FROM seq_1_to_3000; CREATE USER web IDENTIFIED BY 'prod-secret-web'",
+    );
+    cache.client().run(&["MSET", "n", "3000", "other", "x"]);
+    cache.client().run(&["SET", "short", "x", "EX", "5000"]);
+    let here = Daemon::start(Path::new(PANDO));
+    let urls = [
+        format!("my={}", blog.url()),
+        format!("q={}", cache.url(0)),
+        format!("files=file://{}", files.path().display()),
+    ];
+    here.pando_json(&["link", "shop", &urls[0], &urls[1], &urls[2]]);
+    let then = here.pando_json(&["snapshot", "shop"])["result"]["moment"].as_str().unwrap().to_owned();
+    blog.sql("DELETE FROM blog.t");
+    cache.client().run(&["FLUSHALL"]);
+    std::fs::write(files.path().join("upload"), "two").unwrap();
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("shop.tar");
+    here.pando_json(&["export", &format!("shop@{then}"), "--output", file.to_str().unwrap()]);
+    let archive = std::fs::read(&file).unwrap();
+    let hashes = blog.sql(
+        "SELECT DISTINCT SUBSTRING(authentication_string, 2) FROM mysql.user WHERE authentication_string LIKE '*%'",
+    );
+    assert!(hashes.lines().count() >= 2, "{hashes}");
+    for secret in hashes.lines().chain(["prod-secret"]) {
+        let found = Command::new("grep").args(["-aiqF", secret]).arg(&file).status().unwrap();
+        assert_eq!(found.code(), Some(1), "production's {secret} went out");
+    }
+
+    // Another home starts it, of which the first knows nothing.
+    let there = Daemon::start(Path::new(PANDO));
+    let view = there.pando_json(&["import", file.to_str().unwrap(), "home2"]);
+    let url = |source: &str| view["sources"][source]["url"].as_str().unwrap();
+    assert_eq!((&view["state"], &view["app"]), (&"running".into(), &"shop".into()));
+    let count = |expected: &str| {
+        assert_eq!(mariadb_at(url("my"), "SELECT COUNT(*) FROM t").unwrap().trim(), expected);
+    };
+    count("3000");
+    let mut redis = RedisClient::connect(url("q"));
+    assert_eq!(redis.run(&["MGET", "n", "other"]), "3000\nx");
+    assert!(redis.run(&["TTL", "short"]).parse::<i64>().unwrap() > 1000);
+    let upload = Path::new(view["sources"]["files"]["path"].as_str().unwrap()).join("upload");
+    assert_eq!(std::fs::read_to_string(&upload).unwrap(), "one");
+    let port = url("my").rsplit_once(':').unwrap().1.split('/').next().unwrap();
+    for who in ["web:prod-secret-web", "rep:prod-secret"] {
+        assert!(mariadb_at(&format!("mariadb://{who}@127.0.0.1:{port}/blog"), "SELECT 1").is_err(), "{who}");
+    }
+    // It is a clone like any other, and travels on.
+    let kept = there.pando_json(&["snapshot", "home2"])["result"]["snapshot"].as_str().unwrap().to_owned();
+    mariadb_at(url("my"), "DELETE FROM t WHERE n > 7").unwrap();
+    redis.run(&["SET", "n", "7"]);
+    there.pando_json(&["export", "home2", "--output", file.to_str().unwrap()]);
+    there.pando_json(&["rewind", &format!("home2@{kept}")]);
+    count("3000");
+    let back = here.pando_json(&["import", file.to_str().unwrap(), "back"]);
+    let url = |source: &str| back["sources"][source]["url"].as_str().unwrap();
+    assert_eq!(mariadb_at(url("my"), "SELECT COUNT(*) FROM t").unwrap().trim(), "7");
+    assert_eq!(RedisClient::connect(url("q")).run(&["GET", "n"]), "7");
+
+    // What an archive says of its sources is looked at before anything is written.
+    let bent = |from: &str, to: &str| {
+        let at = archive.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        let mut bent = archive.clone();
+        bent[at..at + from.len()].copy_from_slice(to.as_bytes());
+        let path = dir.path().join("bent.tar");
+        std::fs::write(&path, bent).unwrap();
+        said(&there.pando(&["import", path.to_str().unwrap(), "bad"]), 4, &[to])
+    };
+    let told = bent("\"sql_mode\": \"STRICT_TRANS_TABLES", "\"sql_mode\": \"STRICT\\nRANS_TABLES");
+    assert!(told.contains("is no setting"), "{told}");
+    let told = bent("\"maxmemory\": ", "\"loadmodul\": ");
+    assert!(told.contains("is no setting of a clone"), "{told}");
+    there.pando_json(&["rm", "home2"]);
+    nothing_there(&there);
+    here.pando_json(&["rm", "back"]);
+    here.pando_json(&["unlink", "shop"]);
+    nothing_there(&here);
+    for daemon in [&here, &there] {
+        let alarms = daemon.alarms(&[]);
+        assert!(alarms.is_empty(), "{alarms:#?}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::config::{self, Before, Manner, Place, REPLAY, SHUT};
 use super::facts::Facts;
 use super::log::{Look, Position};
 use super::mirror::STILL;
+use super::travel::{self, FORGET};
 use super::tree::{self, Mark, PREPARED, Tree};
 use crate::session::{connect, failed, socket_there};
 use crate::wire::{ClientError, Session, literal, verifier};
@@ -195,6 +196,8 @@ pub fn admit(
             if !was_open && port.is_some() {
                 session.query("SET GLOBAL require_secure_transport = OFF")?;
             }
+        } else {
+            session.run(FORGET)?;
         }
         session.query("SET SESSION sql_log_bin = 1")
     });
@@ -256,6 +259,9 @@ pub fn execute(engine: &MariadbEngine, seat: &Seat, source: &Source, statements:
 /// A tree that was stopped: what a clone of it does not need goes.
 pub fn slim(seat: &Seat) -> Result<(), EngineError> {
     tree::clean(&seat.data)?;
+    if !travel::forget(&seat.data)? {
+        tracing::warn!(tree = %seat.data.display(), "Aria's log is of an unknown form: what it holds was left there");
+    }
     seat::write(&seat.data.join(PREPARED), "", seat.account.as_ref())
 }
 

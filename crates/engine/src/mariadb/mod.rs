@@ -13,18 +13,21 @@
 //! | `clone.rs` | a tree made ready, replayed, shut and opened |
 //! | `tree.rs`, `config.rs` | a tree's files |
 //! | `hand_over.rs` | a tree for a container of the user's |
+//! | `image.rs`, `travel.rs` | images of its servers; trees from elsewhere |
 
 mod clone;
 mod config;
 mod copy;
 mod facts;
 mod hand_over;
+mod image;
 mod install;
 pub(crate) mod log;
 mod mirror;
 mod near;
 mod production;
 mod reset;
+mod travel;
 mod tree;
 
 use std::collections::HashMap;
@@ -43,8 +46,8 @@ use self::reset::Seen;
 use self::tree::{Mark as TreeMark, Tree};
 use crate::session::Sessions;
 use crate::{
-    Credentials, Engine, EngineError, Ingest, Link, Mark, Point, Preflight, Pulse, Readiness, Seat, Source, Stage,
-    Stretch, UnitPlan, Want, encoded,
+    Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Ingest, Link, Mark, Point, Preflight, Pulse,
+    Readiness, Seat, Source, Stage, Stretch, UnitPlan, Want, encoded,
 };
 
 /// The engine for MariaDB servers.
@@ -275,6 +278,14 @@ impl Engine for MariadbEngine {
         clone::admit(self, seat, source, credentials)
     }
 
+    fn fits(&self, source: &Source) -> Result<(), EngineError> {
+        travel::fits(&self.installations, &self.facts(source)?)
+    }
+
+    fn receive(&self, data: &Path, _: &Source) -> Result<(), EngineError> {
+        travel::receive(data)
+    }
+
     fn record(&self, _: &Seat, _: &Source) -> Result<Option<UnitPlan>, EngineError> {
         // The server writes its log itself.
         Ok(None)
@@ -303,6 +314,27 @@ impl Engine for MariadbEngine {
 
     fn hands_over(&self) -> bool {
         true
+    }
+
+    fn image(&self, _: &Seat, source: &Source) -> Result<Option<String>, EngineError> {
+        self.facts(source).map(|facts| Some(image::official(&facts)))
+    }
+
+    fn image_look(&self, _: &Source) -> Result<Option<ImageLook>, EngineError> {
+        Ok(Some(image::LOOK))
+    }
+
+    fn contained(&self, _: &Source, plan: UnitPlan) -> Result<UnitPlan, EngineError> {
+        Ok(image::contained(plan))
+    }
+
+    fn server_writes_log(&self) -> bool {
+        true
+    }
+
+    fn suits(&self, _: &Seat, source: &Source, content: &ImageContent) -> Result<Vec<Finding>, EngineError> {
+        let facts = self.facts(source)?;
+        Ok(image::suits(facts.series, &self.installations.of(facts.series)?.version, content))
     }
 
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {

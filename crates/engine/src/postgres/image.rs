@@ -17,7 +17,8 @@ pub fn official(facts: &Facts) -> String {
 
 /// What of production's data an image does not suit. `preload`: the libraries that a clone's server loads.
 pub fn suits(facts: &Facts, preload: &[String], image: &ImageContent) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = order(facts, image.libc.as_deref()).into_iter().collect();
+    let mut findings: Vec<Finding> = other_version(facts, image.version.as_deref()).into_iter().collect();
+    findings.extend(order(facts, image.libc.as_deref()));
     let lacks = |suffix: &str| !image.files.iter().any(|file| file.ends_with(suffix));
     let libraries: Vec<&str> =
         preload.iter().map(String::as_str).filter(|name| lacks(&format!("/{name}.so"))).collect();
@@ -42,6 +43,24 @@ pub fn suits(facts: &Facts, preload: &[String], image: &ImageContent) -> Vec<Fin
         });
     }
     findings
+}
+
+/// A server reads only trees of its own major version (T-24).
+fn other_version(facts: &Facts, said: Option<&str>) -> Option<Finding> {
+    // "postgres (PostgreSQL) 15.4 (Debian 15.4-1.pgdg120+1)", "postgres (PostgreSQL) 17beta2"
+    let version = said.and_then(|said| said.split_once("(PostgreSQL) ")).map(|(_, rest)| rest);
+    let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
+    if version.is_some_and(|version| digits(version) == facts.major.to_string()) {
+        return None;
+    }
+    Some(Finding {
+        what: match version {
+            Some(version) => format!("it has PostgreSQL {version}, production is PostgreSQL {}", facts.major),
+            None => "it has no PostgreSQL server".to_owned(),
+        },
+        fix: Some(format!("name an image of PostgreSQL {}: --image SOURCE=REFERENCE", facts.major)),
+        fatal: true,
+    })
 }
 
 /// Another C library may sort texts in another order: an index made by the one is wrong under the other.
@@ -106,6 +125,7 @@ mod tests {
 
     fn image(libc: &str, files: &[&str]) -> ImageContent {
         ImageContent {
+            version: Some("postgres (PostgreSQL) 15.4".to_owned()),
             libc: (!libc.is_empty()).then(|| libc.to_owned()),
             files: files.iter().map(|&file| file.to_owned()).collect(),
         }
@@ -119,9 +139,24 @@ mod tests {
     }
 
     #[test]
+    fn t24_an_image_of_another_major_version_or_of_something_else_is_refused() {
+        let known = facts(serde_json::json!({ "major": 15 }));
+        let of = |said: Option<&str>| {
+            let content = ImageContent { version: said.map(str::to_owned), ..ImageContent::default() };
+            suits(&known, &[], &content).into_iter().map(|finding| (finding.what, finding.fatal)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(Some("postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)")), []);
+        let found = of(Some("postgres (PostgreSQL) 14.2"));
+        assert_eq!(found, [("it has PostgreSQL 14.2, production is PostgreSQL 15".to_owned(), true)]);
+        assert!(of(Some("postgres (PostgreSQL) 150")).len() == 1);
+        assert_eq!(of(None), [("it has no PostgreSQL server".to_owned(), true)]);
+        assert_eq!(of(Some("sh: postgres: not found")).len(), 1);
+    }
+
+    #[test]
     fn t14_an_image_that_sorts_differently_is_found() {
         let of = |libc: Option<&str>, locale: &str| {
-            facts(serde_json::json!({ "libc": libc, "locales": ["C", locale], "extensions": [] }))
+            facts(serde_json::json!({ "major": 15, "libc": libc, "locales": ["C", locale], "extensions": [] }))
         };
         let english = of(Some("2.31"), "en_US.utf8");
         assert!(suits(&english, &[], &image("glibc 2.31", &[])).is_empty());
@@ -136,7 +171,7 @@ mod tests {
 
     #[test]
     fn t15_what_an_image_lacks_is_named() {
-        let known = facts(serde_json::json!({ "extensions": ["plpgsql", "postgis"] }));
+        let known = facts(serde_json::json!({ "major": 15, "extensions": ["plpgsql", "postgis"] }));
         let files = ["/usr/share/postgresql/15/extension/plpgsql.control", "/usr/lib/postgresql/15/lib/pg_cron.so"];
         let found = suits(&known, &["pg_cron".to_owned()], &image("musl", &files));
         assert!(matches!(found.as_slice(), [one] if !one.fatal && one.what.ends_with(": postgis")), "{found:?}");

@@ -42,8 +42,8 @@ pub use self::install::{Installation, Installations};
 use self::session::{Sessions, socket_there};
 use self::wal::WalLog;
 use crate::{
-    Credentials, Engine, EngineError, Finding, ImageContent, Link, Mark, Point, Preflight, Pulse, Readiness, Seat,
-    Source, Stage, Stretch, UnitPlan, Want, encoded,
+    Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Link, Mark, Point, Preflight, Pulse, Readiness,
+    Seat, Source, Stage, Stretch, UnitPlan, Want, encoded,
 };
 
 /// In a tree: it was cut off production and stopped cleanly, nobody's password works.
@@ -531,6 +531,10 @@ impl Engine for PostgresEngine {
 
     fn image(&self, seat: &Seat, source: &Source) -> Result<Option<String>, EngineError> {
         self.facts_of(seat, source).map(|facts| Some(image::official(&facts)))
+    }
+
+    fn image_look(&self, _: &Source) -> Result<Option<ImageLook>, EngineError> {
+        Ok(Some(ImageLook { server: "postgres", libraries: true }))
     }
 
     fn suits(&self, seat: &Seat, source: &Source, content: &ImageContent) -> Result<Vec<Finding>, EngineError> {

@@ -17,6 +17,9 @@ use crate::{EngineError, Finding, Preflight};
 pub struct Facts {
     /// Its version.
     pub version: Version,
+    /// The whole of it: `7.0.15`.
+    #[serde(default)]
+    pub exact: String,
     /// How many databases it has.
     pub databases: u32,
     /// Settings that clones share.
@@ -24,7 +27,7 @@ pub struct Facts {
 }
 
 /// Settings that change what an application sees: carried over where production tells them.
-const SHARED: [&str; 3] = ["maxmemory", "maxmemory-policy", "notify-keyspace-events"];
+pub const SHARED: [&str; 3] = ["maxmemory", "maxmemory-policy", "notify-keyspace-events"];
 /// Where production does not tell: more than anybody has.
 const MANY_DATABASES: u32 = 1024;
 /// Modules that Redis 8 brings along.
@@ -59,12 +62,12 @@ pub fn look(installations: &Installations, url: &SourceUrl) -> Result<Preflight,
         Err(error) => return Err(failed(error)),
     };
     let value = |name: &str| info.get(name).map(String::as_str).unwrap_or_default();
-    let version = if info.contains_key("valkey_version") {
-        Version::parse(Family::Valkey, value("valkey_version"))
-    } else {
-        Version::parse(Family::Redis, value("redis_version"))
+    let (family, exact) = match info.get("valkey_version") {
+        Some(version) => (Family::Valkey, version.as_str()),
+        None => (Family::Redis, value("redis_version")),
     };
-    let version = version.ok_or_else(|| EngineError::Invalid("production does not say its version".to_owned()))?;
+    let version = Version::parse(family, exact)
+        .ok_or_else(|| EngineError::Invalid("production does not say its version".to_owned()))?;
     let mut findings = Vec::new();
     if let Err(error) = installations.for_production(version) {
         let fix = if installations.is_empty() { Some("apt-get install redis-server".to_owned()) } else { None };
@@ -85,7 +88,7 @@ pub fn look(installations: &Installations, url: &SourceUrl) -> Result<Preflight,
     findings.extend(clock(&mut client));
     let databases = config(&mut client, "databases").and_then(|text| text.parse().ok()).unwrap_or(MANY_DATABASES);
     let settings = SHARED.iter().filter_map(|name| Some(((*name).to_owned(), config(&mut client, name)?))).collect();
-    let facts = Facts { version, databases, settings };
+    let facts = Facts { version, exact: exact.to_owned(), databases, settings };
     Ok(Preflight {
         facts: serde_json::to_value(&facts).unwrap_or_default(),
         version: Some(version.to_string()),

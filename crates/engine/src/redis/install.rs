@@ -61,6 +61,8 @@ impl Version {
 pub struct Installation {
     /// Its version.
     pub version: Version,
+    /// The whole of it: `7.0.15`.
+    pub exact: String,
     program: PathBuf,
 }
 
@@ -72,7 +74,7 @@ impl Installation {
 }
 
 /// The first version that notes the time in its append-only file.
-const OLDEST: (u32, u32) = (7, 0);
+pub const OLDEST: (u32, u32) = (7, 0);
 
 /// All servers that are installed and can be used.
 #[derive(Debug, Clone, Default)]
@@ -92,7 +94,8 @@ impl Installations {
                 let family = if said.starts_with("Valkey") { Family::Valkey } else { family };
                 let version = words(&said, family).filter(|version| version.number >= OLDEST);
                 if let Some(version) = version.filter(|version| found.iter().all(|one| one.version != *version)) {
-                    found.push(Installation { version, program: tool.path().to_owned() });
+                    let exact = number(&said).unwrap_or_default().to_owned();
+                    found.push(Installation { version, exact, program: tool.path().to_owned() });
                 }
             }
         }
@@ -125,8 +128,12 @@ impl Installations {
 }
 
 /// Reads `Redis server v=7.0.15 sha=…`.
-fn words(said: &str, family: Family) -> Option<Version> {
-    Version::parse(family, said.split_whitespace().find_map(|word| word.strip_prefix("v="))?)
+pub fn words(said: &str, family: Family) -> Option<Version> {
+    Version::parse(family, number(said)?)
+}
+
+fn number(said: &str) -> Option<&str> {
+    said.split_whitespace().find_map(|word| word.strip_prefix("v="))
 }
 
 #[cfg(test)]

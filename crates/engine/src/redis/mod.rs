@@ -11,6 +11,7 @@
 //! | `tree.rs`, `ttl.rs` | a tree's files; keys that expire |
 //! | `session.rs` | connections that are kept |
 //! | `hand_over.rs` | a tree for a container of the user's |
+//! | `image.rs`, `travel.rs` | images of its servers; trees from elsewhere |
 //!
 //! # What is promised
 //! A moment is told by this machine's clock. While the daemon runs, a clone shows production as it was at most
@@ -22,11 +23,13 @@ mod client;
 mod facts;
 mod fence;
 mod hand_over;
+mod image;
 mod install;
 mod log;
 mod mirror;
 mod production;
 mod session;
+mod travel;
 mod tree;
 mod ttl;
 
@@ -49,8 +52,8 @@ use self::log::AofLog;
 use self::session::Sessions;
 use crate::postgres::tree::private_dir;
 use crate::{
-    Credentials, Engine, EngineError, Link, Mark, Point, Preflight, Pulse, Readiness, Seat, Source, Stage, Stretch,
-    UnitPlan, Want,
+    Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Link, Mark, Point, Preflight, Pulse, Readiness,
+    Seat, Source, Stage, Stretch, UnitPlan, Want,
 };
 
 /// The engine for Redis and Valkey.
@@ -100,9 +103,13 @@ impl RedisEngine {
         &self.fences
     }
 
+    fn facts(&self, source: &Source) -> Result<Facts, EngineError> {
+        serde_json::from_value(source.facts.clone())
+            .map_err(|error| EngineError::Invalid(format!("what is known of production cannot be read: {error}")))
+    }
+
     fn installation(&self, source: &Source) -> Result<(Facts, &Installation), EngineError> {
-        let facts: Facts = serde_json::from_value(source.facts.clone())
-            .map_err(|error| EngineError::Invalid(format!("what is known of production cannot be read: {error}")))?;
+        let facts = self.facts(source)?;
         let installation = self.installations.for_production(facts.version)?;
         Ok((facts, installation))
     }
@@ -344,6 +351,14 @@ impl Engine for RedisEngine {
         knock().map_err(server("asking a clone a first query"))
     }
 
+    fn fits(&self, source: &Source) -> Result<(), EngineError> {
+        travel::fits(&self.installations, &self.facts(source)?)
+    }
+
+    fn receive(&self, data: &Path, _: &Source) -> Result<(), EngineError> {
+        travel::receive(data)
+    }
+
     fn record(&self, seat: &Seat, _: &Source) -> Result<Option<UnitPlan>, EngineError> {
         // The server writes it itself. That it goes on from here is seen at the next look.
         if tree::stretch(&seat.data)?.is_some() {
@@ -372,6 +387,18 @@ impl Engine for RedisEngine {
 
     fn hands_over(&self) -> bool {
         true
+    }
+
+    fn image(&self, _: &Seat, source: &Source) -> Result<Option<String>, EngineError> {
+        self.installation(source).map(|(facts, mirror)| Some(image::official(&facts, mirror)))
+    }
+
+    fn image_look(&self, source: &Source) -> Result<Option<ImageLook>, EngineError> {
+        self.installation(source).map(|(facts, mirror)| Some(image::look(&facts, mirror)))
+    }
+
+    fn suits(&self, _: &Seat, source: &Source, content: &ImageContent) -> Result<Vec<Finding>, EngineError> {
+        self.installation(source).map(|(_, mirror)| image::suits(mirror.version, content))
     }
 
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {

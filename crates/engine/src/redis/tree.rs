@@ -25,7 +25,7 @@ use crate::{EngineError, Point, Seat, Source, Stage};
 /// In a tree: what its increments are to a log.
 const STRETCH: &str = "pando.stretch";
 /// In a tree that was brought to a moment and not served since: that moment.
-const MOMENT: &str = "pando.moment";
+pub const MOMENT: &str = "pando.moment";
 /// The configuration of a clone.
 pub const CONF: &str = "pando.conf";
 /// The users of a clone, with hashed passwords.

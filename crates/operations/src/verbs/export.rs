@@ -88,6 +88,7 @@ impl Export {
         };
         self.pin = Some(run.world.pin(&owner.id));
         let plan = moments::resolve(run, &owner, &self.moment.clone().unwrap_or(Moment::Latest))?;
+        provision::readable(&run.world, &owner, &plan)?;
         self.ready = is_prepared(&run.world, &plan)?;
         let (millis, random) = run.world.id();
         let snapshot = SnapshotId::from_parts(millis, random);

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use self::driver::{Driver, Engine, fresh_socket};
 use crate::any_second::table;
-use crate::stand::Stand;
+use crate::stand::{Copy, Stand};
 
 /// A linked production with files, and the driver of its daemon.
 fn stand(word: &str) -> Option<(Stand, Driver)> {
@@ -72,6 +72,16 @@ fn the_protocol_as_the_engines_speak_it() {
     assert!(status["mismatch"].is_null() && status["moment"].is_string(), "{status}");
     let counted = || driver.status("v1")["unique_bytes"].is_number();
     assert!(wait_until(Duration::from_secs(10), counted), "{}", driver.status("v1"));
+
+    // It travels under its name: the whole clone that it is of, whatever mounts it.
+    fs::write(place.join("page"), "written in a container").unwrap();
+    let archive = tempfile::NamedTempFile::new().unwrap();
+    let archive = archive.path().to_str().unwrap();
+    stand.json(&["export", "v1", "--output", archive]);
+    let back = Copy(stand.json(&["import", archive, "back"]));
+    assert_eq!(fs::read_to_string(back.path("files").join("page")).unwrap(), "written in a container");
+    assert_eq!(back.sql("SELECT count(*) FROM mark"), "1");
+    stand.json(&["rm", "back"]);
 
     // The daemon goes: its socket goes with it. It is killed: the next one takes the socket over.
     stand.daemon.stop();
