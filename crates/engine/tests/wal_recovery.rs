@@ -5,6 +5,7 @@
 mod wal_support;
 
 use jiff::{SignedDuration, Timestamp};
+use pando_engine::postgres::wal::{SegmentName, SegmentSize, WalLog};
 use pando_engine::{Point, Want};
 use pando_model::Lsn;
 use wal_support::{Rig, pause, programs_for, time_of, until};
@@ -185,4 +186,35 @@ fn t06_two_failovers_and_every_side_of_them() {
         }
     }
     assert_eq!(rig.log.stretches().unwrap().len(), 1);
+}
+
+/// A disk gives back another byte than it was told: the log ends there, says so, and what lies before it is served.
+#[test]
+fn t26_a_damaged_segment_ends_the_log_and_older_seconds_are_still_served() {
+    let Some(bin) = programs_for("t26_a_damaged_segment_ends_the_log_and_older_seconds_are_still_served") else {
+        return;
+    };
+    let mut rig = Rig::new(&bin, 1);
+    rig.primary.sql("create table t(n int);;insert into t values (1)");
+    let (tree, from) = rig.snapshot("snap");
+    rig.primary.sql("insert into t values (2)");
+    let before = time_of(&rig.primary);
+    rig.primary.sql("insert into t values (3)");
+    let good = rig.caught_up().end;
+    rig.primary.sql("insert into t select generate_series(4, 60000)");
+    let size = SegmentSize::new(1 << 20).unwrap();
+    let name = SegmentName { segno: size.segno(good) + 1, tli: 1 }.file(size);
+    let bad = rig.log.live_dir(rig.epoch).join(&name);
+    until("a whole segment has come", || bad.exists());
+    rig.receiver = None;
+    let mut bytes = std::fs::read(&bad).unwrap();
+    bytes[500_000] ^= 1;
+    std::fs::write(&bad, bytes).unwrap();
+    for _ in 0..2 {
+        let error = rig.log.advance().unwrap_err().to_string();
+        assert!(error.contains("damaged") && error.contains(&name), "{error}");
+        let to = rig.locate(&from, Want::Time(before)).unwrap();
+        assert_eq!(rows(rig.clone_at(&tree, &from, &to)), "1,2");
+        rig.log = WalLog::open(&rig.dir.path().join("log")).unwrap();
+    }
 }

@@ -5,7 +5,10 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use pando_model::{CloneId, Lsn, Moment, Name, OperationId, OwnerId, SnapshotId, SourceUrl};
+use pando_model::{
+    BookmarkRequest, CloneId, CloneRequest, LeaseRequest, LinkRequest, Lsn, Moment, Name, OperationId, OwnerId,
+    RefreshRequest, SnapshotId, SourceUrl,
+};
 use proptest::prelude::*;
 
 const KNOWN: [&str; 24] = [
@@ -60,6 +63,24 @@ fn stays<T: FromStr + Display>(text: &str) {
     }
 }
 
+/// What the API is sent, and what `apply` reads.
+const BODIES: [&str; 5] = [
+    r#"{"app":"shop","sources":[{"name":"db","url":"postgres://u:p@h/d","exclude":["log/"]}],"policy":{"snapshot_every_seconds":60},"set":{"work_mem":"64MB"},"edits":[{"set":"files/a.xml","path":"/a/b","value":"{{db.host}}"},{"remove":"files/lock"}],"hooks":[{"at":"post-start","run":["/bin/true"],"timeout_seconds":5}]}"#,
+    r#"{"from":"shop","moment":"-2h","clone":"dev","profile":"durable","record":true,"lease_seconds":3600,"set":{"a":"b"},"runtime":"docker"}"#,
+    r#"{"moment":"lsn:0/16B3748"}"#,
+    r#"{"name":"shop","bookmark":"before","moment":"latest"}"#,
+    r#"{"seconds":-9223372036854775808}"#,
+];
+
+/// What is read is written as it was.
+fn body<T: serde::de::DeserializeOwned + serde::Serialize>(text: &str) {
+    if let Ok(read) = serde_json::from_str::<T>(text) {
+        let written = serde_json::to_value(&read).unwrap();
+        let again: T = serde_json::from_value(written.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&again).unwrap(), written, "{text}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -77,6 +98,25 @@ proptest! {
             prop_assert!(!name.as_str().contains(['/', '\0', ' ']) && !name.as_str().starts_with(['.', '-']));
             prop_assert!(name.as_str().len() <= 255);
         }
+    }
+
+    #[test]
+    fn any_body_is_read_or_refused(
+        which in 0..BODIES.len(),
+        changes in proptest::collection::vec((any::<usize>(), 0_usize..12, "[{}\\[\\]\",:0-9a-z@-]{0,6}|.{0,3}"), 0..4),
+    ) {
+        let mut chars: Vec<char> = BODIES[which].chars().collect();
+        for (at, less, more) in changes {
+            let at = at % (chars.len() + 1);
+            let end = (at + less).min(chars.len());
+            chars.splice(at..end, more.chars());
+        }
+        let text: String = chars.into_iter().collect();
+        body::<LinkRequest>(&text);
+        body::<CloneRequest>(&text);
+        body::<RefreshRequest>(&text);
+        body::<BookmarkRequest>(&text);
+        body::<LeaseRequest>(&text);
     }
 
     #[test]

@@ -13,12 +13,14 @@
 //! # Crash consistency
 //! Packing writes `.zst` and `.idx` beside, syncs and renames them, the index last: with it the packed file counts.
 //! Only then the plain file is emptied and unlinked. A crash in between leaves a plain file beside its packed
-//! one, which the next opening removes.
+//! one, which the next opening removes. After a failed sync the kernel may have dropped what it could not write, and the
+//! next one succeeds all the same: a file `unsynced` says so, also to the next daemon, until all that was read has been
+//! checked, written anew and synced. `reach` keeps how far the log was complete when nothing was committed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use pando_host::durable;
@@ -27,6 +29,9 @@ use serde::{Deserialize, Serialize};
 use super::dialect::{Dialect, Groups as _, Position as _};
 use super::event::{Event, MAGIC, Place};
 use super::index::{Group, Post};
+
+/// How old what `reach` says may become, in microseconds.
+const REACH: i64 = 5_000_000;
 
 /// What the server's files are called.
 pub const LIVE: &str = "log";
@@ -77,6 +82,10 @@ pub struct Epoch<D: Dialect> {
     head: Head<D::Groups>,
     /// Whether the last post is not on disk: nothing was committed since the one before.
     idle: bool,
+    /// What `reach` says.
+    reached: i64,
+    /// How a file is synced; tests let it fail.
+    pub(super) sync_file: fn(&File) -> io::Result<()>,
 }
 
 /// A place in the log as a number: file and byte.
@@ -108,8 +117,11 @@ impl<D: Dialect> Epoch<D> {
             segments: BTreeMap::new(),
             head: Head::default(),
             idle: false,
+            reached: 0,
+            sync_file: File::sync_data,
             dir,
         };
+        epoch.recall()?;
         for name in names(&epoch.dir.join("segments"))? {
             let (stem, kind) = name.split_once('.').unwrap_or((&name, ""));
             let Ok(number) = stem.parse::<u64>() else { continue };
@@ -131,6 +143,22 @@ impl<D: Dialect> Epoch<D> {
         let plain = epoch.segments.iter().find(|(_, segment)| !segment.packed).map(|(number, _)| *number);
         epoch.head.number = plain.unwrap_or_else(|| epoch.segments.keys().last().map_or(1, |last| last + 1));
         Ok(epoch)
+    }
+
+    /// A look that was kept because nothing was committed for a while.
+    fn recall(&mut self) -> io::Result<()> {
+        let text = match fs::read(self.dir.join("reach")) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let post: Post = serde_json::from_slice(&text)?;
+        self.reached = post.micros;
+        if self.posts.last().is_none_or(|last| last.micros < post.micros && last.within <= post.within) {
+            self.posts.push(post);
+            self.idle = true;
+        }
+        Ok(())
     }
 
     fn segment(&self, number: u64) -> PathBuf {
@@ -232,12 +260,38 @@ impl<D: Dialect> Epoch<D> {
     }
 
     /// What is reported is durable.
-    fn sync(&mut self) -> io::Result<()> {
-        if self.head.at > self.head.when_synced {
-            File::open(self.segment(self.head.number))?.sync_data()?;
-            self.head.when_synced = self.head.at;
+    pub fn sync(&mut self) -> io::Result<()> {
+        if self.head.at <= self.head.when_synced {
+            return Ok(());
         }
+        let mark = self.dir.join("unsynced");
+        if mark.exists() {
+            self.write_anew()?;
+        }
+        if let Err(error) = (self.sync_file)(&File::open(self.segment(self.head.number))?) {
+            // For the next daemon; a crash of the machine takes what was not synced in any case.
+            fs::write(mark, "")?;
+            return Err(error);
+        }
+        durable::remove_if_there(&mark)?;
+        self.head.when_synced = self.head.at;
         Ok(())
+    }
+
+    /// Writes again what a failed sync covered, if it can still be read as it was.
+    fn write_anew(&self) -> io::Result<()> {
+        let file = File::options().read(true).write(true).open(self.segment(self.head.number))?;
+        let mut from = BufReader::with_capacity(1 << 18, &file);
+        from.read_exact(&mut [0; 4])?;
+        file.write_all_at(&MAGIC, 0)?;
+        let mut at = 4;
+        while at < self.head.at
+            && let Some(event) = Event::read(&mut from)?
+        {
+            file.write_all_at(&event.bytes, at)?;
+            at += event.bytes.len() as u64;
+        }
+        if at == self.head.at { Ok(()) } else { Err(io::Error::other("what a failed sync covered is lost")) }
     }
 
     /// Compresses what has been read whole and what the server is done with.
@@ -390,6 +444,12 @@ impl<D: Dialect> Epoch<D> {
 
     /// Adds a look at production. While nothing is committed only the first and the last of them tell anything.
     pub fn add_post(&mut self, post: Post) -> io::Result<()> {
+        self.sync()?;
+        if post.micros - self.reached >= REACH {
+            // So that neither a restart while production is away nor a crash of the machine forgets more.
+            durable::write_atomic(&self.dir.join("reach"), &serde_json::to_vec(&post)?, 0o600)?;
+            self.reached = post.micros;
+        }
         let Some(last) = self.posts.last().copied() else { return self.keep_post(post) };
         if last.micros >= post.micros || last.within > post.within {
             return Ok(());

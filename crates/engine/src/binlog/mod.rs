@@ -23,6 +23,8 @@
 //! # Crash consistency
 //! An epoch appears whole, by a rename. See `epoch.rs` for taking in.
 
+#[cfg(test)]
+mod any_bytes;
 pub mod dialect;
 mod epoch;
 pub mod event;
@@ -153,6 +155,12 @@ impl<D: Dialect> BinLog<D> {
         })
     }
 
+    /// From now on files are synced like this.
+    #[cfg(test)]
+    fn sync_by(&self, how: fn(&fs::File) -> io::Result<()>) {
+        self.lock().values_mut().for_each(|epoch| epoch.sync_file = how);
+    }
+
     /// Where a stretch has come to.
     pub fn position(&self, epoch: u32) -> Result<D::Position, EngineError> {
         self.with(epoch, "reading the log", |epoch| Ok(epoch.position.clone()))
@@ -197,17 +205,19 @@ impl<D: Dialect> BinLog<D> {
         self.with(epoch, "reading the log", |epoch| Ok(Lsn(epoch.last())))
     }
 
-    /// The stretches there are, oldest first.
-    pub fn stretches(&self) -> Vec<Stretch> {
-        self.lock()
-            .iter()
-            .map(|(number, epoch)| Stretch {
-                epoch: *number,
-                first: Lsn(epoch.first()),
-                last: Lsn(epoch.last()),
-                through: epoch.through().and_then(|micros| Timestamp::from_microsecond(micros).ok()),
-            })
-            .collect()
+    /// The stretches there are, oldest first. Who is shown a second takes it for a promise: it is durable.
+    pub fn stretches(&self) -> Result<Vec<Stretch>, EngineError> {
+        let mut epochs = self.lock();
+        for epoch in epochs.values_mut() {
+            epoch.sync().map_err(failed("making the log durable"))?;
+        }
+        let stretches = epochs.iter().map(|(number, epoch)| Stretch {
+            epoch: *number,
+            first: Lsn(epoch.first()),
+            last: Lsn(epoch.last()),
+            through: epoch.through().and_then(|micros| Timestamp::from_microsecond(micros).ok()),
+        });
+        Ok(stretches.collect())
     }
 
     /// The point that stands for a moment, inside one stretch, not before `from`.

@@ -139,8 +139,58 @@ fn files_are_packed_behind_the_server_and_read_again_by_the_next_daemon() -> Don
     assert_eq!(whole(&log)?, [10, 11, 12, 13]);
     assert_eq!(at(&log, 102_000_000), log.place_of(1, &position("0-7-11"))?);
     log.trim(&Point { lsn: log.place_of(1, &position("0-7-11"))?, ..begin(&log) })?;
-    assert_eq!(log.stretches()[0].first, Lsn(2 << 32 | 4));
+    assert_eq!(log.stretches()?[0].first, Lsn(2 << 32 | 4));
     assert!(!segments.join("0000000001.zst").exists());
     assert_eq!(log.locate(&Point { lsn: Lsn(4), ..begin(&log) }, Want::End)?, None);
+    Ok(())
+}
+
+#[test]
+fn a_failed_sync_is_no_success_until_what_it_covered_was_written_anew() -> Done {
+    let dir = tempfile::tempdir()?;
+    let log = made(dir.path());
+    append(&log, "log.000001", &[transaction(100, 10)]);
+    log.advance(None)?;
+    let (segment, mark) = (dir.path().join("log/epoch-1/segments/0000000001"), dir.path().join("log/epoch-1/unsynced"));
+    let before = fs::metadata(&segment)?.len();
+    append(&log, "log.000001", &[transaction(101, 11)]);
+    log.sync_by(|_| Err(std::io::Error::from_raw_os_error(5)));
+    let seen = Look { before: position("0-7-11"), micros: 101_300_000, after: position("0-7-11") };
+    for _ in 0..2 {
+        assert!(log.advance(None).is_err() && log.look(&seen).is_err());
+        assert!(log.stretches().is_err(), "shown, and perhaps lost");
+    }
+    // The disk is well again, but what it was told meanwhile is gone: the kernel says nothing of that.
+    log.sync_by(fs::File::sync_data);
+    let whole = fs::read(&segment)?;
+    let at = usize::try_from(before)?;
+    fs::write(&segment, [&whole[..at], &vec![0; whole.len() - at]].concat())?;
+    assert!(log.advance(None).is_err() && log.stretches().is_err());
+    assert!(mark.exists());
+    // It is still there: written anew, synced, shown. The next daemon knows of it, too.
+    fs::write(&segment, &whole)?;
+    drop(log);
+    let log = BinLog::open(&dir.path().join("log"))?;
+    assert!(log.advance(None)? && log.look(&seen)?);
+    assert_eq!((fs::read(&segment)? == whole, mark.exists()), (true, false));
+    assert_eq!(log.stretches()?[0].through.map(|time| time.as_microsecond()), Some(101_300_000));
+    Ok(())
+}
+
+#[test]
+fn idle_seconds_are_kept_for_the_next_daemon_and_for_the_next_boot() -> Done {
+    let dir = tempfile::tempdir()?;
+    let log = made(dir.path());
+    append(&log, "log.000001", &[transaction(100, 10)]);
+    log.advance(None)?;
+    for second in 101..=140 {
+        let micros = second * 1_000_000;
+        assert!(log.look(&Look { before: position("0-7-10"), micros, after: position("0-7-10") })?);
+    }
+    drop(log);
+    let log = BinLog::open(&dir.path().join("log"))?;
+    log.advance(None)?;
+    let through = log.stretches()?[0].through.map(|time| time.as_second());
+    assert!(through >= Some(136), "{through:?}");
     Ok(())
 }

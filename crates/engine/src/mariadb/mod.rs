@@ -251,7 +251,7 @@ impl Engine for MariadbEngine {
     }
 
     fn stretches(&self, log: &Path) -> Result<Vec<Stretch>, EngineError> {
-        if log.is_dir() { Ok(self.log(log)?.stretches()) } else { Ok(Vec::new()) }
+        if log.is_dir() { self.log(log)?.stretches() } else { Ok(Vec::new()) }
     }
 
     fn locate(&self, log: &Path, from: &Point, want: Want) -> Result<Option<Point>, EngineError> {

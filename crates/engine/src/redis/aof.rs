@@ -57,7 +57,8 @@ impl Manifest {
         }
     }
 
-    fn parse(text: &str) -> Result<Self, EngineError> {
+    /// Reads the text of the file.
+    pub fn parse(text: &str) -> Result<Self, EngineError> {
         let bad = || EngineError::Invalid("the list of AOF files makes no sense".to_owned());
         let part = |line: &str| -> Option<Part> {
             let mut words = line.split(' ');

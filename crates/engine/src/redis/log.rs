@@ -15,8 +15,9 @@
 //!
 //! # Crash consistency
 //! The stream is synced first, then a record of the index says how far it goes, synced too: what lies behind the
-//! last record was never promised and is written again from the server's own file. `through` is not synced: a
-//! crash of the machine may forget some idle seconds at the end of an epoch.
+//! last record was never promised and is written again from the server's own file. A record whose sync has failed is
+//! taken back: it counts only once it was written anew. `through` is written anew, and synced, every few
+//! seconds: a crash of the machine may forget as many idle ones at the end of an epoch.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -24,7 +25,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use pando_host::durable::{remove_tree_if_there, sync_dir, write_atomic};
 use pando_host::{Clock, SystemClock};
 use pando_model::Lsn;
@@ -39,6 +40,8 @@ const SEGMENT: u64 = 32 << 20;
 /// So much is read at once.
 const CHUNK: usize = 4 << 20;
 const RECORD: u64 = 16;
+/// How old what `through` says may become.
+const THROUGH: SignedDuration = SignedDuration::from_secs(5);
 
 /// In a tree: what its server's increments are to the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,17 +95,25 @@ pub struct Advance {
 /// One owner's log.
 pub struct AofLog {
     dir: PathBuf,
-    lock: Mutex<()>,
+    /// What `through` says on disk.
+    lock: Mutex<Option<Timestamp>>,
+    /// How a file is synced; tests let it fail.
+    sync_file: fn(&File) -> std::io::Result<()>,
 }
 
 struct Epoch {
     number: u32,
     dir: PathBuf,
     head: Head,
+    sync_file: fn(&File) -> std::io::Result<()>,
 }
 
 impl Epoch {
-    fn read(dir: PathBuf, number: u32) -> Result<Option<Self>, EngineError> {
+    fn read(
+        dir: PathBuf,
+        number: u32,
+        sync_file: fn(&File) -> std::io::Result<()>,
+    ) -> Result<Option<Self>, EngineError> {
         // An epoch without a head was never used.
         let text = match fs::read(dir.join("head.json")) {
             Ok(text) => text,
@@ -111,7 +122,7 @@ impl Epoch {
         };
         let head = serde_json::from_slice(&text)
             .map_err(|error| EngineError::Invalid(format!("the head of a log cannot be read: {error}")))?;
-        Ok(Some(Self { number, dir, head }))
+        Ok(Some(Self { number, dir, head, sync_file }))
     }
 
     fn save(&self) -> Result<(), EngineError> {
@@ -207,7 +218,7 @@ impl Epoch {
             // What lies behind the end was never promised.
             file.set_len(end - start).map_err(io(action))?;
             file.write_all_at(bytes, end - start).map_err(io(action))?;
-            file.sync_data().map_err(io(action))?;
+            (self.sync_file)(&file).map_err(io(action))?;
             if fresh {
                 sync_dir(&self.dir).map_err(io(action))?;
             }
@@ -225,8 +236,12 @@ impl Epoch {
                 latest = Some((time, *place));
             }
         }
-        index.write_all(&out).map_err(io(action))?;
-        index.sync_data().map_err(io(action))
+        let kept = index.write_all(&out).and_then(|()| (self.sync_file)(&index));
+        if kept.is_err() {
+            // It would be found by the next look, and never be synced.
+            let _ = index.set_len(count * RECORD);
+        }
+        kept.map_err(io(action))
     }
 
     fn stretch(&self) -> Result<Stretch, EngineError> {
@@ -241,10 +256,10 @@ impl Epoch {
 impl AofLog {
     /// The log in a directory, which is made by the first epoch.
     pub fn open(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), lock: Mutex::new(()) }
+        Self { dir: dir.to_owned(), lock: Mutex::new(None), sync_file: File::sync_data }
     }
 
-    fn locked(&self) -> MutexGuard<'_, ()> {
+    fn locked(&self) -> MutexGuard<'_, Option<Timestamp>> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -259,7 +274,7 @@ impl AofLog {
             let name = entry.file_name();
             let number = name.to_str().and_then(|name| name.strip_prefix("epoch-")?.parse().ok());
             if let Some(number) = number
-                && let Some(epoch) = Epoch::read(entry.path(), number)?
+                && let Some(epoch) = Epoch::read(entry.path(), number, self.sync_file)?
             {
                 found.push(epoch);
             }
@@ -269,7 +284,7 @@ impl AofLog {
     }
 
     fn epoch(&self, number: u32) -> Result<Option<Epoch>, EngineError> {
-        Epoch::read(self.dir.join(format!("epoch-{number:06}")), number)
+        Epoch::read(self.dir.join(format!("epoch-{number:06}")), number, self.sync_file)
     }
 
     fn begin(&self, tree: &Tree, seq: u64, keys: u64) -> Result<Epoch, EngineError> {
@@ -280,7 +295,7 @@ impl AofLog {
         fs::create_dir_all(&dir).map_err(io("beginning a log"))?;
         let first = start + if seq == tree.after + 1 { tree.from } else { 0 };
         let head = Head { tree: tree.name.clone(), first, increments: vec![Increment { seq, start }], keys };
-        let epoch = Epoch { number, dir, head };
+        let epoch = Epoch { number, dir, head, sync_file: self.sync_file };
         epoch.save()?;
         sync_dir(&self.dir).map_err(io("beginning a log"))?;
         Ok(epoch)
@@ -429,10 +444,15 @@ impl AofLog {
 
     /// Notes up to which time the log is complete.
     pub fn note_through(&self, through: Timestamp) -> Result<(), EngineError> {
-        let _lock = self.locked();
+        let mut kept = self.locked();
+        if kept.is_some_and(|kept| through >= kept && through.duration_since(kept) < THROUGH) {
+            return Ok(());
+        }
         let Some(epoch) = self.epochs()?.pop() else { return Ok(()) };
-        let path = epoch.dir.join("through");
-        fs::write(path, through.as_microsecond().to_le_bytes()).map_err(io("writing a log"))
+        let bytes = through.as_microsecond().to_le_bytes();
+        write_atomic(&epoch.dir.join("through"), &bytes, 0o600).map_err(io("writing a log"))?;
+        *kept = Some(through);
+        Ok(())
     }
 
     /// The number of the newest epoch, if a tree writes it.
@@ -536,3 +556,6 @@ fn copy(epoch: &Epoch, from: u64, to: u64, out: &mut impl Write) -> Result<(), E
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

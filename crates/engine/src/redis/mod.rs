@@ -18,6 +18,8 @@
 //! a third of a second before the moment asked for; for times when the daemon was away, at most a second before
 //! . What production acknowledged and had not yet sent when it died is in no replica, and not here.
 
+#[cfg(test)]
+mod any_text;
 mod aof;
 mod client;
 mod facts;

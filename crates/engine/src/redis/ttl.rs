@@ -43,7 +43,7 @@ pub fn shift(data: &Path, manifest: &Manifest, millis: i64) -> Result<usize, Eng
 type Patch = (u64, Vec<u8>);
 
 /// The new expiries in an increment.
-fn increment(bytes: &[u8], millis: i64) -> Vec<Patch> {
+pub(super) fn increment(bytes: &[u8], millis: i64) -> Vec<Patch> {
     let mut words: Vec<Range<usize>> = Vec::new();
     let (mut at, mut patches) = (0, Vec::new());
     while let Ok(Some((length, item))) = aof::item(bytes.get(at..).unwrap_or_default(), &mut words) {

@@ -27,6 +27,8 @@
 //! are taken only after one that ended well. `serve.json` is written whole before `prepare` is asked, and a
 //! tree that was not staged to its end is never served.
 
+#[cfg(test)]
+mod any_text;
 mod call;
 mod found;
 pub mod kit;

@@ -11,10 +11,15 @@
 //! from `live/`; after it only the removal is. Nothing is removed from `live/` that is not in the index, and
 //! the newest complete segment never: `pg_receivewal` finds where to go on from the highest name in its
 //! directory (`FindStreamingStart` in `pg_receivewal.c`; the tests that kill it hold this).
+//!
+//! After a failed sync the kernel may have dropped what it could not write, and the next one succeeds all the same. So
+//! a file `unsynced` says, also to the next daemon, that nothing may be shown until all that was read has been
+//! checked, written anew and synced.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use pando_host::durable;
@@ -56,8 +61,8 @@ pub(super) struct Epoch {
     histories: BTreeMap<u32, History>,
     /// Up to here the file being written was synced by us.
     synced: Lsn,
-    /// A sync has failed.
-    unsynced: bool,
+    /// How a file is synced; tests let it fail.
+    pub(super) sync_file: fn(&File) -> io::Result<()>,
 }
 
 /// A way through the log to one timeline.
@@ -126,7 +131,7 @@ impl Epoch {
             live: Vec::new(),
             histories: BTreeMap::new(),
             synced: Lsn(0),
-            unsynced: false,
+            sync_file: File::sync_data,
         }
     }
 
@@ -271,32 +276,48 @@ impl Epoch {
     }
 
     /// What is reported is durable, whatever `pg_receivewal` was told about syncing (T-21).
-    ///
-    /// After a failed sync the kernel may have dropped what it could not write, and the next sync succeeds all the
-    /// same: so a failure stays one.
     fn sync_partial(&mut self, size: SegmentSize) -> io::Result<()> {
-        if self.unsynced {
-            return Err(io::Error::other("an earlier sync of it has failed, and what that covered may be lost"));
+        let read = self.heads.values().map(|head| head.reader.position()).max().unwrap_or_default();
+        if read <= self.synced {
+            return Ok(());
         }
-        let synced = self.sync_read(size);
-        self.unsynced = synced.is_err();
-        synced
+        let mark = self.store.dir.join("unsynced");
+        let before = mark.exists();
+        for file in self.live.iter().filter(|file| file.partial) {
+            let path = self.store.live_path(*file, size);
+            let open = match File::options().read(true).write(before).open(path) {
+                Ok(open) => open,
+                // Renamed: then pg_receivewal has synced it (close_walfile).
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            if before {
+                self.write_anew(*file, &open, size)?;
+            }
+            if let Err(error) = (self.sync_file)(&open) {
+                // For the next daemon; a crash of the machine takes what was not synced in any case.
+                fs::write(&mark, "")?;
+                return Err(error);
+            }
+        }
+        durable::remove_if_there(&mark)?;
+        self.synced = read;
+        Ok(())
     }
 
-    fn sync_read(&mut self, size: SegmentSize) -> io::Result<()> {
-        let read = self.heads.values().map(|head| head.reader.position()).max().unwrap_or_default();
-        if read > self.synced {
-            for file in self.live.iter().filter(|file| file.partial) {
-                match File::open(self.store.live_path(*file, size)) {
-                    Ok(file) => file.sync_data()?,
-                    // Renamed: then pg_receivewal has synced it (close_walfile).
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            self.synced = read;
+    /// Writes again what a failed sync of a file covered, if it can still be read as it was.
+    fn write_anew(&self, file: LiveFile, open: &File, size: SegmentSize) -> io::Result<()> {
+        let Some(head) = self.heads.get(&file.name.tli) else { return Ok(()) };
+        let Some(first) = head.open.first() else { return Ok(()) };
+        let mut again = Head::at(first.name, size);
+        again.read_on(&self.store, file.name.tli, size)?;
+        if again.reader.position() < head.reader.position() {
+            return Err(io::Error::other("what a failed sync covered is lost"));
         }
-        Ok(())
+        let read = head.reader.position().0.saturating_sub(size.start(file.name.segno).0).min(size.bytes());
+        let mut bytes = vec![0; usize::try_from(read).unwrap_or(0)];
+        open.read_exact_at(&mut bytes, 0)?;
+        open.write_all_at(&bytes, 0)
     }
 
     /// Bytes that do not fit are the end of the log while they may still change; in a complete segment they

@@ -292,6 +292,12 @@ impl WalLog {
         Ok(numbers)
     }
 
+    /// From now on files of an epoch are synced like this.
+    #[cfg(test)]
+    pub(super) fn sync_by(&self, epoch: u32, how: fn(&fs::File) -> io::Result<()>) {
+        self.lock().epoch(&self.dir, epoch).sync_file = how;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

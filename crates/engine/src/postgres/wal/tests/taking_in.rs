@@ -185,6 +185,36 @@ fn t13_no_second_inside_a_gap_is_offered() {
     }
 }
 
+/// After a failed sync the kernel may have dropped what it could not write, and the next sync succeeds all the same.
+#[test]
+fn a_failed_sync_is_no_success_until_what_it_covered_was_written_anew() {
+    let mut bench = Bench::filled();
+    bench.log.advance().unwrap();
+    let partial = bench.live().join(format!("{}.partial", bench.forge.name(7)));
+    let mark = bench.live().with_file_name("unsynced");
+    let before = fs::read(&partial).unwrap();
+    bench.forge.commit(at(10_001), 0);
+    bench.forge.write(&bench.live(), [7]);
+    bench.log.sync_by(1, |_| Err(std::io::Error::from_raw_os_error(5)));
+    for _ in 0..2 {
+        bench.log.advance().unwrap_err();
+        bench.log.stretches().unwrap_err();
+    }
+    // The disk is well again, but what it was told meanwhile is gone.
+    bench.log.sync_by(1, std::fs::File::sync_data);
+    let whole = fs::read(&partial).unwrap();
+    fs::write(&partial, &before).unwrap();
+    bench.log.advance().unwrap_err();
+    bench.log.stretches().unwrap_err();
+    assert!(mark.exists());
+    // It is still there: written anew, synced, shown. The next daemon knows of it, too.
+    fs::write(&partial, &whole).unwrap();
+    bench.restart();
+    assert_eq!(bench.log.advance().unwrap().last_commit, Some(at(10_001)));
+    assert!(fs::read(&partial).unwrap() == whole && !mark.exists());
+    assert_eq!(bench.log.stretches().unwrap()[0].through, Some(at(10_001)));
+}
+
 #[test]
 fn t26_damage_ends_the_log_and_what_lies_before_it_stays() {
     let mut bench = Bench::filled();
