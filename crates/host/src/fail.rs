@@ -123,6 +123,7 @@ impl FailPoints {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Clock, SystemClock};
 
     #[test]
     fn an_armed_point_strikes_and_others_pass() {
@@ -135,5 +136,21 @@ mod tests {
         points.disarm();
         assert_eq!(points.pass("a"), Ok(()));
         assert_eq!(points.arm_from("a=nonsense"), Err("a=nonsense".to_owned()));
+    }
+
+    #[test]
+    fn a_point_of_one_instance_is_none_of_anothers_and_takes_its_time_or_panics() {
+        let (one, other) = (FailPoints::default(), FailPoints::default());
+        assert_eq!(one.arm_from("slow=delay:30;bad=panic;end=kill"), Ok(()));
+        let begun = SystemClock.instant();
+        assert_eq!(one.pass("slow"), Ok(()));
+        assert!(begun.elapsed() >= Duration::from_millis(30));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.pass("bad"))).is_err());
+        for point in ["slow", "bad", "end"] {
+            assert_eq!(other.pass(point), Ok(()), "another instance's");
+        }
+        one.record();
+        assert_eq!((one.pass("slow"), one.pass("there")), (Ok(()), Ok(())));
+        assert_eq!(one.seen(), ["slow", "there"]);
     }
 }

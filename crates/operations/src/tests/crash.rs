@@ -1,10 +1,11 @@
 //! The loop that proves recovery. A case is run once to see which points it passes, those of the operations
 //! inside of it too. Then, for every point: it fails there; it dies there and is recovered; it dies again at
-//! every point that undoing or recovering passes; and it dies there with its machine, which loses every commit
-//! since the last synced one. After each the catalog must be what there is, and the verb
+//! every point that undoing or recovering passes; its thread panics there; and it dies there with its machine, which
+//! loses every commit since the last synced one. After each the catalog must be what there is, and the verb
 //! wholly done or everything as it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Once};
 
 use pando_host::FailAction;
 
@@ -13,7 +14,7 @@ use super::cases::{CASES, Case};
 use super::kit::{Kit, Mold};
 use crate::facade::recover_all;
 use crate::fault::Fault;
-use crate::follow::look_after_clones;
+use crate::follow::{look_after_clones, retry_stuck};
 use crate::verbs;
 
 /// A world that is used again as long as it is as it was.
@@ -208,6 +209,25 @@ impl Bench {
         self.judge(kit, before, &format!("the machine died at {at}"));
     }
 
+    /// Its thread panics at a point; the daemon lives on, and its heartbeat sees to it.
+    fn panic(&mut self, at: &str) {
+        let (mut kit, before) = self.take();
+        arm(&kit, &[(at, FailAction::Panic)]);
+        let (run, world) = (self.case.run, Arc::clone(&kit.world));
+        quiet();
+        let outcome = std::thread::spawn(move || drop(run(&world))).join();
+        assert!(outcome.is_err(), "{}: {at} was not passed", self.case.name);
+        kit.world.fail.disarm();
+        // An operation inside of another is seen to after the one that ran it.
+        for _ in 0..2 {
+            retry_stuck(&kit.world);
+        }
+        if !open_operations(&kit).is_empty() {
+            kit.restart();
+        }
+        self.judge(kit, before, &format!("its thread panicked at {at}"));
+    }
+
     /// It dies at a point, and recovery dies (or fails) at another.
     fn die(&mut self, at: &str, again: Option<(&str, FailAction)>) {
         let (mut kit, before) = self.take();
@@ -223,6 +243,19 @@ impl Bench {
         recover_all(&kit.world);
         self.judge(kit, before, &format!("died at {at}, then {again:?}"));
     }
+}
+
+/// A panic at a fail point is no news.
+fn quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !panic.payload_as_str().is_some_and(|text| text.starts_with("fail point ")) {
+                usual(panic);
+            }
+        }));
+    });
 }
 
 fn arm(kit: &Kit, points: &[(&str, FailAction)]) {
@@ -249,6 +282,7 @@ fn prove(case: &'static Case, stride: usize) -> usize {
         bench.fail(&[(point, FailAction::Error)]);
         bench.die(point, None);
         bench.lose(point);
+        bench.panic(point);
     }
     bench.twice(&points);
     bench.fail_calls();
@@ -304,20 +338,30 @@ macro_rules! proofs {
         })+
 
         #[test]
+        #[allow(clippy::print_stdout, reason = "how many there are is worth knowing")]
         fn every_verb_is_proven_and_every_step_passed() {
             let proven = [$($word),+];
-            for (word, steps, _) in verbs::known() {
+            let mut all = BTreeSet::new();
+            for (word, steps, point_of_no_return) in verbs::known() {
                 assert!(proven.contains(&word), "the verb {word} is not proven");
-                let mut passed = Vec::new();
+                let mut passed = BTreeSet::new();
                 for case in CASES.iter().filter(|case| case.word() == word) {
                     passed.extend(Bench::new(case).points(&[]));
+                    // The last step that can be taken back takes all before it back, too.
+                    let last = format!("{word}.{}.after", steps[point_of_no_return.min(steps.len()) - 1]);
+                    passed.extend(Bench::new(case).points(&[(&last, FailAction::Error)]));
                 }
-                for step in steps {
-                    for when in ["before", "after"] {
-                        assert!(passed.contains(&format!("{word}.{step}.{when}")), "no case passes {word}.{step}.{when}");
+                for (index, step) in steps.iter().enumerate() {
+                    let undo = (index < point_of_no_return).then_some("undo");
+                    for when in ["before", "after"].into_iter().chain(undo) {
+                        let point = format!("{word}.{step}.{when}");
+                        assert!(passed.contains(&point), "no case passes {point}");
                     }
                 }
+                all.extend(passed);
             }
+            println!("{} fail points", all.len());
+            assert!(all.len() >= 100, "{} fail points", all.len());
         }
     };
 }
