@@ -22,10 +22,12 @@ mod etcd;
 mod faults;
 mod loopfs;
 mod mariadb;
+mod netns;
 mod production;
 mod redis;
 mod seed;
 pub mod tools;
+mod writes;
 
 pub use daemon::Daemon;
 pub use disk::{Crash, DiskMoment, RecordedDisk};
@@ -35,9 +37,11 @@ pub use faults::{Call, Faults};
 use loopfs::unmount;
 pub use loopfs::{FsKind, LoopFs};
 pub use mariadb::{MariadbProduction, mariadb, mariadb_at};
+pub use netns::Network;
 pub use production::{Production, ProductionOptions};
 pub use redis::{RedisClient, RedisProduction};
 pub use seed::Seed;
+pub use writes::{Past, Writes};
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};

@@ -47,9 +47,11 @@ impl MariadbProduction {
         let mut made = Self { prefix: prefix.to_owned(), dir, port: free_port(), child: None };
         let path = |name: &str| made.dir.path().join(name).display().to_string();
         let mut text = format!(
-            "[mariadbd]\ndatadir={}\nsocket={}\npid-file={}\nport={}\nbind-address=127.0.0.1\nskip-name-resolve\n\
+            "[mariadbd]\ntmpdir={}\ndatadir={}\nsocket={}\npid-file={}\nport={}\nbind-address=127.0.0.1\nskip-name-resolve\n\
              log_bin=prod-bin\nserver_id=7\nbinlog_format=ROW\ninnodb_flush_log_at_trx_commit=2\n\
              innodb_log_file_size=16M\nperformance_schema=OFF\n",
+            // One that starts removes what looks like temporary tables of another.
+            made.dir.path().display(),
             path("data"),
             path("s"),
             path("pid"),

@@ -25,11 +25,19 @@ pub struct ProductionOptions {
     pub conf: Vec<String>,
     /// More arguments for `initdb`, such as `--data-checksums` or `--wal-segsize=1`.
     pub initdb: Vec<String>,
+    /// Its clock can be set ([`Production::set_clock`]).
+    pub clock: bool,
 }
 
 impl Default for ProductionOptions {
     fn default() -> Self {
-        Self { superuser: "boss".into(), password: "prod-secret".into(), conf: Vec::new(), initdb: Vec::new() }
+        Self {
+            superuser: "boss".into(),
+            password: "prod-secret".into(),
+            conf: Vec::new(),
+            initdb: Vec::new(),
+            clock: false,
+        }
     }
 }
 
@@ -142,8 +150,30 @@ impl Production {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log"));
         let log = log.expect("opening production's log");
         let mut postgres = self.command("postgres");
+        if self.options.clock {
+            self.set_clock(0);
+            postgres.env("LD_PRELOAD", faketime()).env("FAKETIME_TIMESTAMP_FILE", self.clock_file());
+            postgres.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            postgres.env("FAKETIME_DISABLE_SHM", "1");
+        }
         postgres.arg("-D").arg(self.data()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         postgres.spawn().expect("starting postgres")
+    }
+
+    fn clock_file(&self) -> PathBuf {
+        self.dir.path().join("clock")
+    }
+
+    /// Sets its clock so many seconds ahead of the machine's, or behind it, at once. Each start sets it right.
+    ///
+    /// # Panics
+    /// When the clock cannot be set.
+    pub fn set_clock(&self, seconds: i64) {
+        // Renamed into place: it is read at every look at the clock.
+        let fresh = self.dir.path().join("clock.new");
+        fs::write(&fresh, format!("{seconds:+}\n")).expect("setting a clock");
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o644)).expect("showing a clock");
+        fs::rename(fresh, self.clock_file()).expect("setting a clock");
     }
 
     /// Stops it the fast way (SIGINT) and waits.
@@ -274,6 +304,13 @@ pub(crate) fn account() -> Option<(u32, u32)> {
         Some((ids.next()?, ids.next()?))
     };
     Some(find("postgres").or_else(|| find("nobody")).expect("an account named postgres or nobody"))
+}
+
+/// The library that shows another time to the server it is loaded into.
+fn faketime() -> PathBuf {
+    let dirs = fs::read_dir("/usr/lib").expect("listing /usr/lib").flatten();
+    let found = dirs.map(|dir| dir.path().join("faketime/libfaketime.so.1")).find(|path| path.is_file());
+    found.expect("libfaketime (apt-get install faketime)")
 }
 
 fn run(mut command: Command) {

@@ -20,7 +20,7 @@ use crate::stand::{Copy, PANDO, Raised, production, with};
 
 /// Something that Pando has acknowledged, and when.
 #[derive(Debug, Clone)]
-enum Ack {
+pub enum Ack {
     Snapshot(String),
     Bookmark(String),
     /// A clone; durable ones keep what was committed there.
@@ -282,7 +282,7 @@ fn names<'a>(list: &'a Value, key: &str) -> Vec<&'a str> {
 }
 
 /// How many crashes: few in every test run, as many as wanted in a long one.
-fn points(usual: usize) -> usize {
+pub fn points(usual: usize) -> usize {
     std::env::var("PANDO_POINTS").map_or(usual, |text| text.parse().unwrap())
 }
 

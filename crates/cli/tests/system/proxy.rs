@@ -2,11 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Listens on loopback; forwards to wherever it is told.
+/// Listens on loopback, or where it is told; forwards to wherever it is told.
 pub struct Proxy {
+    address: String,
     port: u16,
     shared: Arc<Shared>,
 }
@@ -18,6 +19,7 @@ struct Shared {
     /// Production hanging up is not passed on.
     keeps_lines: AtomicBool,
     lines: Mutex<Vec<TcpStream>>,
+    guests: AtomicUsize,
     /// What production says, and what is handed on instead: as many bytes.
     instead: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
 }
@@ -25,12 +27,19 @@ struct Shared {
 impl Proxy {
     /// One that leads to a port. Its thread goes on until the test's process ends.
     pub fn new(target: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let made = Self { port: listener.local_addr().unwrap().port(), shared: Arc::default() };
+        Self::on("127.0.0.1", target)
+    }
+
+    /// The same on another address of this machine.
+    pub fn on(address: &str, target: u16) -> Self {
+        let listener = TcpListener::bind((address, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let made = Self { address: address.to_owned(), port, shared: Arc::default() };
         made.lead_to(target);
         let shared = Arc::clone(&made.shared);
         std::thread::spawn(move || {
             for guest in listener.incoming().flatten() {
+                shared.guests.fetch_add(1, Ordering::SeqCst);
                 let target = shared.target.load(Ordering::SeqCst);
                 // Cut: whoever comes is dropped at once.
                 let Ok(host) = TcpStream::connect(("127.0.0.1", target)) else { continue };
@@ -71,9 +80,19 @@ impl Proxy {
         *self.shared.instead.lock().unwrap() = Some((from.into(), to.into()));
     }
 
-    /// Its port on loopback.
+    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Its address and port.
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.address, self.port)
+    }
+
+    /// How often somebody has come.
+    pub fn guests(&self) -> usize {
+        self.shared.guests.load(Ordering::SeqCst)
     }
 
     /// Cuts the line.

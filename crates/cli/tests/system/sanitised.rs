@@ -135,7 +135,7 @@ fn t07_t10_t16_t17_a_clone_is_cut_off_production_and_never_speaks_to_it() {
 }
 
 /// Every command line that was seen on this machine while it looked.
-fn command_lines(stop: &AtomicBool) -> BTreeSet<String> {
+pub fn command_lines(stop: &AtomicBool) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     while !stop.load(Ordering::Relaxed) {
         for process in fs::read_dir("/proc").unwrap().flatten() {
@@ -148,7 +148,7 @@ fn command_lines(stop: &AtomicBool) -> BTreeSet<String> {
     seen
 }
 
-fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
+pub fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => files_below(&entry.path(), found),
@@ -158,7 +158,7 @@ fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn holds(path: &Path, secrets: &[String]) -> bool {
+pub fn holds(path: &Path, secrets: &[String]) -> bool {
     if fs::metadata(path).is_ok_and(|meta| meta.len() > 64 << 20) {
         // A whole pool: whoever may read that may read everything.
         return true;

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use pando_model::Lsn;
+use pando_model::{Lsn, Profile};
 
 use super::MariadbEngine;
 use super::config::{self, Before, Manner, Place, REPLAY, SHUT};
@@ -24,7 +24,10 @@ fn place<'a>(seat: &'a Seat, facts: &Facts) -> Place<'a> {
 /// Writes a tree's files as they are to be at its next start.
 fn configure(seat: &Seat, facts: &Facts, tree: &Tree, before: &Before) -> Result<(), EngineError> {
     let live = Path::new("/nonexistent");
-    tree.configure(&place(seat, facts), facts, live, before, seat.account.as_ref())
+    tree.configure(&place(seat, facts), facts, live, before, seat.account.as_ref())?;
+    // A durable one is configured again when it is started on a new stretch of its log.
+    let durable = tree.manner.as_ref().is_some_and(|manner| manner.profile == Profile::Durable);
+    if durable { seat::settle(&[&seat.data]) } else { Ok(()) }
 }
 
 /// Makes a tree ready to be served.
@@ -204,6 +207,10 @@ pub fn admit(
     done.map_err(failed("cutting a clone off production"))?;
     if !was_open && credentials.is_some() {
         configure(seat, &engine.facts(source)?, &tree, &Before::Nothing)?;
+    }
+    if credentials.is_some() && tree.manner.as_ref().is_some_and(|manner| manner.profile == Profile::Durable) {
+        // Accounts lie in tables that do not know transactions.
+        seat::settle(&[&seat.data, &seat.data.join("mysql")])?;
     }
     match (credentials, port) {
         (Some(who), Some(port)) => knock(port, who),

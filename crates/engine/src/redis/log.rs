@@ -214,13 +214,15 @@ impl Epoch {
             let last = self.segments()?.pop().filter(|(start, _)| *start <= end && end - start < SEGMENT);
             let fresh = last.is_none();
             let (start, path) = last.unwrap_or_else(|| (end, self.dir.join(format!("{end:016x}.aof"))));
-            let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(io(action))?;
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(io(action))?;
             // What lies behind the end was never promised.
             file.set_len(end - start).map_err(io(action))?;
             file.write_all_at(bytes, end - start).map_err(io(action))?;
             (self.sync_file)(&file).map_err(io(action))?;
-            if fresh {
-                sync_dir(&self.dir).map_err(io(action))?;
+            if fresh && let Err(error) = sync_dir(&self.dir) {
+                // Else the next look would take its name for durable.
+                let _ = fs::remove_file(&path);
+                return Err(io(action)(error));
             }
         }
         let (mut index, count) = self.index()?;

@@ -344,6 +344,9 @@ impl Engine for RedisEngine {
         })?;
         let lines: Vec<String> = lines;
         tree::keep_users(seat, &lines)?;
+        if tree::is_durable(&seat.data)? {
+            crate::seat::settle(&[&seat.data, &seat.data.join(aof::DIR)])?;
+        }
         let port = tree::port(&seat.data)?;
         let knock = || -> Result<(), ClientError> {
             let mut client = Client::tcp("127.0.0.1", port)?;

@@ -296,6 +296,12 @@ pub fn port(data: &Path) -> Result<u16, EngineError> {
         .ok_or_else(|| EngineError::Invalid("a clone's settings name no port".to_owned()))
 }
 
+/// Whether the tree's server syncs what it writes.
+pub fn is_durable(data: &Path) -> Result<bool, EngineError> {
+    let text = fs::read_to_string(data.join(CONF)).map_err(io("reading a clone's settings"))?;
+    Ok(text.lines().any(|line| line == "appendfsync \"always\""))
+}
+
 /// The setting of Pando's own: whether keys with a TTL are offered alive.
 pub const TTL: &str = "ttl";
 
