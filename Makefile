@@ -49,7 +49,7 @@ soak: ## the proofs that draw by chance, for hours (PANDO_SEED=… plays a run a
 	@./scripts/setup test
 	PANDO_SEED=$(or $(PANDO_SEED),$(shell date +%s)) PANDO_POINTS=$(or $(PANDO_POINTS),200) PANDO_SECONDS=$(or $(PANDO_SECONDS),600) \
 		cargo nextest run --package pando --test system --locked --profile soak --no-fail-fast \
-		-E 'test(/^(machine|oracle|chaos)::/)'
+		-E 'test(/^(machine|catalog|oracle|chaos)::/)'
 	PANDO_POINTS=0 cargo nextest run --package pando --test system --locked --profile soak -E 'test(/^faults::/)'
 	cargo nextest run --package pando-operations --locked --profile soak -E 'test(every_pair_of_points)'
 	PANDO_CASES=$(or $(PANDO_CASES),1000000) cargo nextest run --locked --profile soak -p pando-model -p pando-engine \

@@ -1,5 +1,5 @@
 //! Chaos against a model: several users at once with verbs that a seed draws, while the daemon is killed, servers of
-//! clones die, and production crashes. The model is a map from names to what was last written there. After each round
+//! clones and of the mirror die, and production crashes. The model is a map from names to what was last written there. After each round
 //! there is exactly what was acknowledged, and of what was cut off either all or nothing.
 
 use std::collections::BTreeMap;
@@ -141,7 +141,7 @@ fn held(stand: &Stand, name: &str, told: &str) -> Held {
 /// Something goes wrong while the users are at work. Answers what, and whether the daemon must be started again.
 fn strike(stand: &Stand, seed: &mut Seed, users: &[Vec<String>]) -> (&'static str, bool) {
     std::thread::sleep(Duration::from_millis(seed.below(900)));
-    match seed.below(4) {
+    match seed.below(5) {
         0 | 1 => {
             stand.daemon.strike();
             ("the daemon was killed", true)
@@ -158,6 +158,20 @@ fn strike(stand: &Stand, seed: &mut Seed, users: &[Vec<String>]) -> (&'static st
             }
             ("the server of a clone was killed", false)
         }
+        3 => {
+            // One of the mirror's two: whoever works in no clone's tree.
+            let mirror = |pid: &u32| {
+                let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                line.contains("pg_receivewal") || line.contains("walreceiver")
+            };
+            let found: Vec<u32> = stand.daemon.processes().into_iter().filter(mirror).collect();
+            if !found.is_empty()
+                && let Some(pid) = Pid::from_raw(found[seed.index(found.len())].cast_signed())
+            {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            ("a process of the mirror was killed", false)
+        }
         _ => ("nothing", false),
     }
 }
@@ -166,7 +180,7 @@ fn strike(stand: &Stand, seed: &mut Seed, users: &[Vec<String>]) -> (&'static st
 fn users_at_random_and_a_daemon_that_dies_leave_what_was_acknowledged() {
     let Some(mut stand) = Stand::new() else { return };
     let mut seed = Seed::from_env("PANDO_SEED", 20_261_121);
-    let long: u64 = std::env::var("PANDO_SECONDS").map_or(20, |text| text.parse().unwrap());
+    let long: u64 = std::env::var("PANDO_SECONDS").map_or(60, |text| text.parse().unwrap());
     stand.production.psql("CREATE TABLE mark (n int)");
     stand.link(&["--snapshot-every", "2s"]);
     let mut users: Vec<User> = (0..3).map(|number| User { number, ..User::default() }).collect();
