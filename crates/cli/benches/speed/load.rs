@@ -19,7 +19,7 @@ fn figure(output: &str, word: &str) -> f64 {
 }
 
 /// Keeps a process and its present threads on some cores; what it starts later inherits them.
-fn pin(pid: u32, cores: &str) {
+pub fn pin(pid: u32, cores: &str) {
     let _ = tools::output(std::path::Path::new("taskset"), &["-a", "-p", "-c", cores, &pid.to_string()]);
 }
 
@@ -116,7 +116,7 @@ fn runs(values: &[f64]) -> String {
 }
 
 /// Does something, and looks at the lag all the time.
-fn sampled<T>(daemon: &Daemon, work: impl FnOnce() -> T) -> (T, Vec<f64>) {
+pub fn sampled<T>(daemon: &Daemon, work: impl FnOnce() -> T) -> (T, Vec<f64>) {
     let sampling = AtomicBool::new(true);
     std::thread::scope(|scope| {
         let sampler = scope.spawn(|| {

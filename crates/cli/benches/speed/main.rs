@@ -1,7 +1,7 @@
 //! `make bench`: how long clones take and what Pando costs production, each beside its bare floor or a peer
 //! in the same run. Prints one table in Markdown; with `--write` it is put into docs/bench.md.
 //!
-//! `--quick` measures at 100 MB only, in a few minutes; `--only latest seconds load peers` some parts of it; the default takes half an hour. Needs root (a btrfs
+//! `--quick` measures at 100 MB only, in a few minutes; `--only latest seconds load peers mariadb mariadb-load` some parts of it; the default takes half an hour. Needs root (a btrfs
 //! pool in an image), PostgreSQL with pgbench, and pgBackRest for its row.
 #![allow(
     clippy::unwrap_used,
@@ -17,6 +17,7 @@
 mod bare;
 mod latest;
 mod load;
+mod mariadb;
 mod peers;
 mod rig;
 mod seconds;
@@ -49,6 +50,16 @@ fn main() {
     }
     if wanted("peers") {
         peers::measure(&mut table, main_scale);
+    }
+    if wanted("mariadb") {
+        if quick {
+            mariadb::measure(&mut table, 100, 5, 10);
+        } else {
+            mariadb::measure(&mut table, 1000, 15, 60);
+        }
+    }
+    if wanted("mariadb-load") {
+        mariadb::load(&mut table, if quick { 20 } else { 500 }, if quick { 8 } else { 30 });
     }
     let text = table.text();
     println!("{text}");

@@ -14,12 +14,13 @@ use crate::stand::Raised;
 
 impl Stand {
     /// Links without a proxy: who listens is production itself.
-    fn link_here(&self, query: &str, more: &[&str]) {
+    pub fn link_here(&self, query: &str, more: &[&str]) {
         let url = format!("db={}{query}", self.production.url());
         self.json(&[&["link", "blog", &url], more].concat());
     }
 
-    fn notes(&self) -> String {
+    /// What `show` notes of the source.
+    pub fn notes(&self) -> String {
         self.json(&["show", "blog"])["sources"]["db"]["notes"].to_string()
     }
 }

@@ -57,6 +57,14 @@ fn main_job(series: &str, prefix: &Path, all: &str) {
     let latest = stand.copy("blog@now", "latest", &[]);
     assert_eq!(at(&latest, ROWS), stand.production.sql(ROWS));
     stand.json(&["rm", "latest", "copy"]);
+    stand.json(&["unlink", "blog"]);
+    // The same series' mariadb-backup makes a first copy of its files.
+    stand.link_here("", &[]);
+    assert!(stand.notes().contains("one of production's files"), "{series}: {}", stand.notes());
+    stand.production.sql("INSERT INTO mark VALUES (99, 'behind the copy')");
+    let files = stand.copy("blog@now", "files", &[]);
+    assert_eq!(at(&files, ROWS), stand.production.sql(ROWS));
+    stand.json(&["rm", "files"]);
     stand.end(&[]);
 }
 
