@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 /// server can meet, with the reason.
 type Kind = (char, u32, &'static [(u32, &'static str)]);
 
-const TRAPS: [Kind; 2] = [
+const TRAPS: [Kind; 3] = [
     // PostgreSQL.
     ('t', 26, &[]),
+    // MariaDB and MySQL.
+    ('m', 16, &[]),
     // Redis.
     ('r', 9, &[(9, "how much an everysec AOF may lose is told, not prevented: README.md")]),
 ];

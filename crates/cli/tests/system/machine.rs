@@ -1,5 +1,5 @@
-//! The machine dies: Pando's home lies on a disk that remembers every write and every flush, under production's
-//! load and the verbs of several users. The disk is then made as a crash would have left it, at moments that a
+//! The machine dies: Pando's home lies on a disk that remembers every write and every flush, under the load of a
+//! PostgreSQL, a MariaDB and a Redis and the verbs of several users. The disk is then made as a crash would have left it, at moments that a
 //! seed has drawn, with some of the unflushed writes, torn and in any order. Whatever was acknowledged before the
 //! crash must be there, without production's help.
 
@@ -15,6 +15,7 @@ use pando_testkit::{Daemon, DiskMoment, FsKind, Production, RecordedDisk, Seed, 
 use serde_json::Value;
 
 use crate::any_second::{Oracle, ROWS, row, table};
+use crate::others::{self, Others, Seen};
 use crate::proxy::Proxy;
 use crate::stand::{Copy, PANDO, Raised, production, with};
 
@@ -28,7 +29,7 @@ pub enum Ack {
         name: String,
         durable: bool,
     },
-    /// Rows committed in a durable clone.
+    /// Rows committed in each database of a durable clone.
     Rows {
         name: String,
         count: usize,
@@ -84,8 +85,10 @@ struct Stage {
     disk: RecordedDisk,
     acks: Acks,
     oracle: Oracle,
+    seen: Seen,
     proxy: Proxy,
     production: Production,
+    others: Others,
     linked: DiskMoment,
 }
 
@@ -113,8 +116,10 @@ fn work(daemon: &Daemon, disk: &RecordedDisk, acks: &Acks, rounds: usize) {
         acks.note(disk, Ack::Bookmark(mark));
         if durable {
             copy.sql("CREATE TABLE own (n int)");
+            others::begin(&copy.0);
             for count in 1..=5 {
                 copy.sql(&format!("INSERT INTO own VALUES ({count})"));
+                others::add(&copy.0, count);
                 acks.note(disk, Ack::Rows { name: name.clone(), count });
             }
         } else {
@@ -131,20 +136,23 @@ fn work(daemon: &Daemon, disk: &RecordedDisk, acks: &Acks, rounds: usize) {
 impl Stage {
     /// Everything that happens before the crashes.
     fn play(kind: FsKind, rounds: usize) -> Option<Self> {
-        let disk = RecordedDisk::new(kind, 2048)?;
+        let disk = RecordedDisk::new(kind, 3072)?;
         // Later crashes must find the log that an earlier one still needs.
         let production = production(with(&["wal_keep_size = '2GB'", "max_slot_wal_keep_size = '4GB'"]))?;
         table(&production);
+        let others = Others::start()?;
         let proxy = Proxy::new(production.port());
         let load = Load::pgbench(&production);
         let mut daemon = Daemon::start_on(std::path::Path::new(PANDO), &disk.path().join("home"));
-        daemon.pando_json(&["link", "shop", &proxy.url(), "--snapshot-every", "2s"]);
-        let (linked, acks, mut oracle) = (disk.now(), Acks::default(), Oracle::default());
+        let [maria, redis] = others.urls();
+        daemon.pando_json(&["link", "shop", &proxy.url(), &maria, &redis, "--snapshot-every", "2s"]);
+        let (linked, acks, mut oracle, mut seen) = (disk.now(), Acks::default(), Oracle::default(), Seen::default());
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let _stop = Raised(&stop);
             let (daemon, disk, acks, stop, production) = (&daemon, &disk, &acks, &stop, &production);
-            let oracle = &mut oracle;
+            let (oracle, seen, others) = (&mut oracle, &mut seen, &others);
+            scope.spawn(move || others.write(seen, stop));
             scope.spawn(move || {
                 let mut client = production.client("postgres");
                 while !stop.load(Ordering::Relaxed) {
@@ -166,14 +174,15 @@ impl Stage {
         blackout(&mut daemon);
         drop(load);
         proxy.cut();
-        let mut made = Self { disk, acks, oracle, proxy, production, linked };
+        others.cut();
+        let mut made = Self { disk, acks, oracle, seen, proxy, production, others, linked };
         drop(daemon);
         made.disk.pull_the_plug();
         Some(made)
     }
 
-    /// Crashes once, and asks for everything that was acknowledged.
-    fn crash(&mut self, at: DiskMoment, seed: &mut Seed, last: bool) {
+    /// Crashes once, and asks for everything that was acknowledged; `all`: also by clones of old and new moments.
+    fn crash(&mut self, at: DiskMoment, seed: &mut Seed, all: bool, last: bool) {
         let crash = self.disk.crash(at, seed);
         let acks = self.acks.before(at);
         let told = format!("{crash:?}, {seed}, after {} acknowledgements", acks.len());
@@ -181,19 +190,22 @@ impl Stage {
         // Another boot, as far as the daemon can see.
         std::fs::write(home.join("boot"), "the one before").unwrap();
         let mut daemon = Daemon::start_on(std::path::Path::new(PANDO), &home);
-        self.judge(&daemon, &acks, &told, seed);
+        self.judge(&daemon, &acks, &told, seed, all);
         if last {
             self.proxy.lead_to(self.production.port());
+            self.others.lead_back();
             let caught_up = || daemon.pando(&["clone", "shop@now", "again"]).status.success();
             assert!(wait_until(Duration::from_secs(40), caught_up), "{told}\n{}", daemon.log());
-            assert_eq!(Copy(daemon.pando_json(&["show", "again"])).sql(BALANCES), "t", "{told}");
+            let again = Copy(daemon.pando_json(&["show", "again"]));
+            assert_eq!(again.sql(BALANCES), "t", "{told}");
+            assert!(others::whole(&again.0), "{told}");
         }
         blackout(&mut daemon);
         drop(daemon);
         self.disk.leave();
     }
 
-    fn judge(&self, daemon: &Daemon, acks: &[Ack], told: &str, seed: &mut Seed) {
+    fn judge(&self, daemon: &Daemon, acks: &[Ack], told: &str, seed: &mut Seed, all: bool) {
         let listed = daemon.pando_json(&["ls"]);
         let timeline = daemon.pando_json(&["timeline", "shop"]);
         let there: Vec<&str> = names(&listed["clones"], "name");
@@ -202,7 +214,7 @@ impl Stage {
             timeline["snapshots"].as_array().unwrap().iter().flat_map(|one| strings(&one["bookmarks"])).collect();
         let going: Vec<&str> =
             acks.iter().filter_map(|ack| if let Ack::Going(name) = ack { Some(name.as_str()) } else { None }).collect();
-        let (mut through, mut durables, mut others) = (None, Vec::new(), Vec::new());
+        let (mut through, mut durables, mut disposable) = (None, Vec::new(), Vec::new());
         for ack in acks {
             match ack {
                 Ack::Snapshot(id) => assert!(snapshots.contains(&id.as_str()), "{id} is lost: {told}\n{timeline}"),
@@ -213,29 +225,44 @@ impl Stage {
                 Ack::Clone { name, .. } if going.contains(&name.as_str()) => {}
                 Ack::Clone { name, durable } => {
                     assert!(there.contains(&name.as_str()), "{name} is lost: {told}\n{listed}");
-                    if *durable { durables.push(name.as_str()) } else { others.push(name.as_str()) }
+                    if *durable { durables.push(name.as_str()) } else { disposable.push(name.as_str()) }
                 }
                 Ack::Through(to) => through = Some(*to),
                 Ack::Rows { .. } | Ack::Going(_) => {}
             }
         }
-        self.promised(daemon, &timeline, through, told);
+        if all {
+            self.promised(daemon, &timeline, through, told);
+        }
         for name in durables {
             let rows = acks.iter().filter_map(|ack| match ack {
                 Ack::Rows { name: of, count } if of == name => Some(*count),
                 _ => None,
             });
             let rows = rows.max().unwrap_or(0);
-            let up = || crate::stand::sql_at(Copy(daemon.pando_json(&["show", name])).url(), "SELECT 1").is_ok();
-            assert!(wait_until(Duration::from_secs(20), up), "{name}: {told}\n{}", daemon.log());
+            let up = || {
+                let view = daemon.pando_json(&["show", name]);
+                others::answer(&view) && crate::stand::sql_at(Copy(view).url(), "SELECT 1").is_ok()
+            };
+            assert!(wait_until(Duration::from_secs(40), up), "{name}: {told}\n{}", daemon.log());
             let copy = Copy(daemon.pando_json(&["show", name]));
             assert_eq!(copy.sql(BALANCES), "t", "{name}: {told}");
+            assert!(others::whole(&copy.0), "{name}: {told}");
             if rows > 0 {
-                let found: usize = copy.sql("SELECT count(*) FROM own").parse().unwrap();
-                assert!(found >= rows, "{name} has {found} of {rows} rows: {told}");
+                let own = copy.sql("SELECT count(*) FROM own").parse().unwrap();
+                for (engine, found) in [("PostgreSQL", own)].into_iter().chain(others::counts(&copy.0)) {
+                    assert!(found >= rows, "{engine} in {name} has {found} of {rows} rows: {told}");
+                }
             }
         }
-        if let Some(name) = others.first() {
+        let doctor = daemon.pando_json(&["doctor"]);
+        let strange = doctor["items"].as_array().unwrap().iter().filter(|item| item["what"] == "strangers");
+        assert_eq!(strange.count(), 0, "{told}\n{doctor}");
+        assert_eq!(names(&daemon.pando_json(&["ops"]), "state").iter().filter(|state| **state == "stuck").count(), 0);
+        if !all {
+            return;
+        }
+        if let Some(name) = disposable.first() {
             assert_eq!(daemon.pando_json(&["show", name])["state"], "failed", "{told}");
             daemon.pando_json(&["refresh", name]);
             assert_eq!(Copy(daemon.pando_json(&["show", name])).sql(BALANCES), "t", "{told}");
@@ -251,11 +278,8 @@ impl Stage {
                 .output()
                 .unwrap();
             assert!(checked.status.success() && checked.stdout.is_empty(), "{checked:?}: {told}");
+            assert!(others::whole(&copy.0), "{id}: {told}");
         }
-        let doctor = daemon.pando_json(&["doctor"]);
-        let strange = doctor["items"].as_array().unwrap().iter().filter(|item| item["what"] == "strangers");
-        assert_eq!(strange.count(), 0, "{told}\n{doctor}");
-        assert_eq!(names(&daemon.pando_json(&["ops"]), "state").iter().filter(|state| **state == "stuck").count(), 0);
     }
 
     /// The last second that was shown as one that can be asked for still can be, production being unreachable.
@@ -267,7 +291,8 @@ impl Stage {
         assert!(to >= through - SignedDuration::from_secs(6), "{through} was promised: {told}\n{ranges:?}");
         let asked = to.min(through);
         let copy = Copy(daemon.pando_json(&["clone", &format!("shop@{asked}"), "promised"]));
-        self.oracle.check(through, &copy.sql(ROWS));
+        self.oracle.check(asked, &copy.sql(ROWS));
+        self.seen.check(asked, &copy.0, told);
         assert_eq!(copy.sql(BALANCES), "t", "{told}");
     }
 }
@@ -290,26 +315,26 @@ fn crash_points(kind: FsKind, usual: usize) {
     let points = points(usual);
     let mut seed = Seed::from_env("PANDO_SEED", 20_261_121);
     let begun = Instant::now();
-    let Some(mut stage) = Stage::play(kind, 3 + points / 40) else { return };
+    let Some(mut stage) = Stage::play(kind, 3 + points / 80) else { return };
     let (first, end) = (stage.linked, stage.disk.now());
     let mut moments: Vec<DiskMoment> = (1..points).map(|_| first + seed.index(end - first)).collect();
     moments.push(end);
     moments.sort_unstable();
     eprintln!("{kind:?}: {} flushes, {} told, played {:?}", stage.disk.flushes(), end, begun.elapsed());
     for (number, at) in moments.iter().enumerate() {
-        stage.crash(*at, &mut seed, number + 1 == points);
+        stage.crash(*at, &mut seed, number % 4 == 0, number + 1 == points);
     }
     eprintln!("{kind:?}: {points} crashes, {:?}", begun.elapsed());
 }
 
 #[test]
 fn the_machine_dies_under_load_on_btrfs_and_nothing_acknowledged_is_lost() {
-    crash_points(FsKind::Btrfs, 3);
+    crash_points(FsKind::Btrfs, 22);
 }
 
 #[test]
 fn the_machine_dies_under_load_on_xfs_and_nothing_acknowledged_is_lost() {
-    crash_points(FsKind::Xfs, 2);
+    crash_points(FsKind::Xfs, 18);
 }
 
 /// The catalog alone, on a file system that dies: every synced commit is there, and of the others the first ones.
