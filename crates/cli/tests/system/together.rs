@@ -1,6 +1,6 @@
 //! One app of four kinds of source, PostgreSQL, MariaDB, Redis and a directory, each written as fast as it goes: a
 //! clone at a random second shows in each what that source's own oracle says, and how far it is off; one of `@now`
-//! lacks nothing that was acknowledged before it was asked for.
+//! lacks nothing that was acknowledged before it was asked for; a fenced one is one instant of all of them.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -168,6 +168,52 @@ fn ten_random_seconds_of_four_kinds_of_source_are_what_each_oracle_says() {
         "10 moments of {db}, {blog} and {cache} commits, none wrong; files at most {most:.1} s behind their rows"
     );
     stand.json(&["rm", "dev"]);
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    stand.end(&[]);
+}
+
+#[test]
+fn a_fence_cuts_four_kinds_of_source_at_one_instant() {
+    let Some((stand, others)) = link() else { return };
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _ends = Raised(&over);
+        scope.spawn(|| {
+            // An application that writes one after the other: at no instant is any of them ahead of the one before it.
+            let (files, mut client, mut cache) =
+                (stand.files(), stand.production.client("postgres"), others.cache.client());
+            for n in 1_u64.. {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+                client.batch_execute(&format!("INSERT INTO mark VALUES ({n}, NULL)")).unwrap();
+                others.blog.sql(&format!("INSERT INTO mark VALUES ({n})"));
+                // A fence may stand for longer than the client waits.
+                cache.send(&["RPUSH", "mark", &n.to_string()]).unwrap();
+                assert!((0..6).any(|_| cache.answer().is_ok()), "production's Redis is held for ever");
+                fs::write(files.join(format!("file-{n}")), n.to_string()).unwrap();
+            }
+        });
+        sleep(Duration::from_secs(1));
+        for turn in 0..3 {
+            let view = stand.json(&["clone", "shop@now", "cut", "--fence=30s"]);
+            let counts = shown(&view).map(|lines| lines.lines().count());
+            let [db, blog, cache, files] = counts;
+            assert!(
+                db >= blog && blog >= cache && cache >= files && files + 1 >= db && files > 5,
+                "{turn}: {counts:?}"
+            );
+            for source in ["db", "blog", "cache", "files"] {
+                assert_eq!(view["sources"][source]["skew_seconds"], 0.0, "{source} of {view}");
+            }
+            stand.json(&["rm", "cut"]);
+        }
+    });
+    // Nothing of it is left on any of them.
+    others.blog.sql("INSERT INTO mark VALUES (-1)");
+    others.cache.run(&["SET", "free", "1"]);
+    stand.production.psql("INSERT INTO mark VALUES (-1)");
     stand.json(&["unlink", "shop"]);
     stand.nothing_left();
     stand.end(&[]);

@@ -8,6 +8,7 @@
 //! | `production.rs`, `facts.rs` | talking to production, and what preflight learns |
 //! | `near.rs`, `copy.rs` | the first copy where production's files can be reached |
 //! | `mirror.rs` | the first copy as a dump, replica, how far we are, standing still |
+//! | `fence.rs` | writes of production held for an exact cut |
 //! | `reset.rs` | whether production's binary log is still the one that the mirror followed |
 //! | `log/` | what MariaDB's transactions are in the log (`binlog`) |
 //! | `clone.rs` | a tree made ready, replayed, shut and opened |
@@ -19,6 +20,7 @@ mod clone;
 mod config;
 mod copy;
 mod facts;
+mod fence;
 mod hand_over;
 mod image;
 mod install;
@@ -248,6 +250,20 @@ impl Engine for MariadbEngine {
     fn detach(&self, _: &Source) -> Result<(), EngineError> {
         // A replica leaves nothing on production.
         Ok(())
+    }
+
+    fn can_fence(&self) -> bool {
+        true
+    }
+
+    fn fence(&self, source: &Source, limit: Duration) -> Result<(), EngineError> {
+        let facts = self.facts(source)?;
+        fence::raise(self.installations.of(facts.series)?, self.account.as_ref(), source, limit)
+    }
+
+    fn unfence(&self, source: &Source) -> Result<bool, EngineError> {
+        let facts = self.facts(source)?;
+        fence::lower(self.installations.of(facts.series)?, self.account.as_ref(), source)
     }
 
     fn stretches(&self, log: &Path) -> Result<Vec<Stretch>, EngineError> {

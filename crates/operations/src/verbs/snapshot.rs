@@ -206,6 +206,12 @@ impl Snapshot {
         for held in owner.sources.values().filter(|held| held.engine.can_fence()) {
             held.engine.fence(&held.source, Duration::from_secs(seconds))?;
         }
+        for (name, _) in
+            owner.sources.iter().filter(|(_, held)| units::has_server(held.kind) && !held.engine.can_fence())
+        {
+            let text = format!("{name} cannot hold writes: it is as near to the cut as without a fence");
+            run.world.event("fence-without", Some(&self.name), &text);
+        }
         run.pass("snapshot.sync.fenced")?;
         self.sync_held(run, &owner)?;
         self.asked = moments::one_second(run, &owner)?;
