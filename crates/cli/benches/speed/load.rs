@@ -111,7 +111,7 @@ pub fn measure(table: &mut Table, scale: u32, seconds: u32) {
 }
 
 /// Single runs, as shown.
-fn runs(values: &[f64]) -> String {
+pub fn runs(values: &[f64]) -> String {
     values.iter().map(|value| format!("{value:.0}")).collect::<Vec<_>>().join(", ")
 }
 

@@ -1,7 +1,7 @@
 //! `make bench`: how long clones take and what Pando costs production, each beside its bare floor or a peer
 //! in the same run. Prints one table in Markdown; with `--write` it is put into docs/bench.md.
 //!
-//! `--quick` measures at 100 MB only, in a few minutes; `--only latest seconds load peers mariadb mariadb-load` some parts of it; the default takes half an hour. Needs root (a btrfs
+//! `--quick` measures at 100 MB only, in a few minutes; `--only latest seconds load peers mariadb mariadb-load redis` some parts of it; the default takes half an hour. Needs root (a btrfs
 //! pool in an image), PostgreSQL with pgbench, and pgBackRest for its row.
 #![allow(
     clippy::unwrap_used,
@@ -19,6 +19,7 @@ mod latest;
 mod load;
 mod mariadb;
 mod peers;
+mod redis;
 mod rig;
 mod seconds;
 
@@ -60,6 +61,9 @@ fn main() {
     }
     if wanted("mariadb-load") {
         mariadb::load(&mut table, if quick { 20 } else { 500 }, if quick { 8 } else { 30 });
+    }
+    if wanted("redis") {
+        redis::measure(&mut table, if quick { 100 } else { 1000 }, if quick { 10 } else { 20 });
     }
     let text = table.text();
     println!("{text}");
