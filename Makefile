@@ -22,7 +22,7 @@ test: ## everything: tools, lints, all tests
 	@./scripts/setup test
 	@$(MAKE) --no-print-directory check
 	@export PANDO_POSTGRES=$$(./scripts/matrix dirs) PANDO_MARIADB=$$(./scripts/matrix dirs mariadb) \
-		PANDO_REDIS=$$(./scripts/matrix dirs valkey); \
+		PANDO_MYSQL=$$(./scripts/matrix dirs mysql) PANDO_REDIS=$$(./scripts/matrix dirs valkey); \
 	if cargo nextest --version >/dev/null 2>&1; then \
 		cargo nextest run --workspace --locked --profile $(NEXTEST_PROFILE); \
 	else \

@@ -52,6 +52,8 @@ pub struct Options {
     pub mariadb: Vec<PathBuf>,
     /// Directories with programs of Redis and Valkey, likewise.
     pub redis: Vec<PathBuf>,
+    /// Prefixes of MySQL installations, looked at before the usual ones.
+    pub mysql: Vec<PathBuf>,
     /// The Docker or Podman engine that containers run in, as `DOCKER_HOST` says it; sought when absent.
     pub engine: Option<String>,
     /// Fail points to arm, for tests.
@@ -71,6 +73,7 @@ impl Options {
             postgres: Vec::new(),
             mariadb: Vec::new(),
             redis: Vec::new(),
+            mysql: Vec::new(),
             engine: None,
             fail_points: None,
             plugin: Plugin::No,
@@ -146,6 +149,7 @@ async fn open_and_run(
         postgres: options.postgres.clone(),
         mariadb: options.mariadb.clone(),
         redis: options.redis.clone(),
+        mysql: options.mysql.clone(),
         engine: options.engine.clone(),
     };
     let (pando, token) = off_thread(move || {

@@ -18,6 +18,8 @@
 mod binlog;
 pub mod files;
 pub mod mariadb;
+pub mod mysql;
+mod options;
 pub mod postgres;
 pub mod redis;
 mod seat;
@@ -88,6 +90,8 @@ pub struct Preflight {
     pub notes: Vec<String>,
     /// Bytes of data, where known.
     pub bytes: Option<u64>,
+    /// The engine that knows what was found, where it is another one than was asked: `mysql://` is said of MariaDB too.
+    pub belongs_to: Option<EngineKind>,
 }
 
 /// A program or server to run: like the runtime's unit, without an id. `operations` gives it one.

@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use pando_host::{Account, durable};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::EngineError;
 
@@ -21,6 +23,23 @@ pub fn write(path: &Path, text: &str, account: Option<&Account>) -> Result<(), E
     fs::write(path, text).map_err(failed(&action))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed(&action))?;
     own(path, account)
+}
+
+/// What is noted in a file of a tree, where it is there.
+pub fn noted<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, EngineError> {
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| EngineError::Invalid(format!("{} cannot be read: {error}", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("reading a tree's notes")(error)),
+    }
+}
+
+/// Notes something in a file of a tree.
+pub fn note(path: &Path, what: &impl Serialize, account: Option<&Account>) -> Result<(), EngineError> {
+    let text = serde_json::to_string(what).map_err(|error| EngineError::Invalid(error.to_string()))?;
+    write(path, &text, account)
 }
 
 /// Gives one file or directory to the account (only root can, only root needs to).

@@ -27,7 +27,7 @@ pub fn failed(action: &str) -> impl Fn(ClientError) -> EngineError + '_ {
 
 /// A new session.
 pub fn connect(run: &Path) -> Result<Session, ClientError> {
-    Session::over_socket(&socket(run), KEEPER, PATIENCE)
+    Session::over_socket(&socket(run), KEEPER, "", PATIENCE)
 }
 
 /// Whether somebody could listen: without the socket's file a try is a waste of time.

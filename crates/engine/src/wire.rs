@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use thiserror::Error;
 
 /// Why a session did not do its work.
@@ -68,11 +68,11 @@ const MOST: usize = 1 << 24;
 
 impl Session {
     /// Connects through a socket's file.
-    pub fn over_socket(socket: &Path, user: &str, patience: Duration) -> Result<Self, ClientError> {
+    pub fn over_socket(socket: &Path, user: &str, password: &str, patience: Duration) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
-        Self::enter(Box::new(stream), user, "")
+        Self::enter(Box::new(stream), user, password, true)
     }
 
     /// Connects through a port of loopback.
@@ -80,13 +80,15 @@ impl Session {
         let stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), patience)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
-        Self::enter(Box::new(stream), user, password)
+        Self::enter(Box::new(stream), user, password, false)
     }
 
-    fn enter(stream: Box<dyn Stream>, user: &str, password: &str) -> Result<Self, ClientError> {
+    /// Logs in. `private`: nobody can listen, so that a password may be said aloud.
+    fn enter(stream: Box<dyn Stream>, user: &str, password: &str, private: bool) -> Result<Self, ClientError> {
         let mut session = Self { stream, sequence: 0 };
         let greeting = session.packet()?;
         let salt = salt(&greeting)?;
+        let mut way = Way::named(default_way(&greeting)).unwrap_or(Way::Native);
         let mut answer = Vec::new();
         answer.extend(CAPABILITIES.to_le_bytes());
         answer.extend(u32::try_from(MOST).unwrap_or(u32::MAX).to_le_bytes());
@@ -94,26 +96,31 @@ impl Session {
         answer.extend([0; 23]);
         answer.extend(user.as_bytes());
         answer.push(0);
-        let proof = scramble(password, &salt);
+        let proof = way.proof(password, &salt);
         answer.push(u8::try_from(proof.len()).unwrap_or(0));
         answer.extend(proof);
-        answer.extend(b"mysql_native_password\0");
+        answer.extend(way.name());
+        answer.push(0);
         session.send(&answer)?;
         loop {
             let packet = session.packet()?;
-            match packet.first() {
-                Some(0) => return Ok(session),
-                Some(0xff) => return Err(refusal(&packet)),
+            match packet.as_slice() {
+                [0, ..] => return Ok(session),
+                [0xff, ..] => return Err(refusal(&packet)),
                 // The account wants another way than the one proposed.
-                Some(0xfe) => {
-                    let rest = packet.get(1..).unwrap_or_default();
+                [0xfe, rest @ ..] => {
                     let (plugin, data) = until_zero(rest).ok_or(ClientError::Protocol("a change of plugin"))?;
-                    if plugin != b"mysql_native_password" && !password.is_empty() {
-                        return Err(ClientError::Protocol("an unknown way to authenticate"));
+                    match Way::named(plugin) {
+                        Some(wanted) => way = wanted,
+                        None if password.is_empty() => {}
+                        None => return Err(ClientError::Protocol("an unknown way to authenticate")),
                     }
-                    let proof = scramble(password, data.get(..20).unwrap_or(data));
+                    let proof = way.proof(password, data.get(..20).unwrap_or(data));
                     session.send(&proof)?;
                 }
+                // `caching_sha2_password`: the proof was right; or the server has forgotten what proves the password.
+                [1, 3] => {}
+                [1, 4] if private => session.send(&[password.as_bytes(), &[0]].concat())?,
                 _ => return Err(ClientError::Protocol("an answer to a login")),
             }
         }
@@ -202,6 +209,53 @@ impl Drop for Session {
     }
 }
 
+/// How a password is proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Native,
+    CachingSha2,
+}
+
+impl Way {
+    fn named(name: &[u8]) -> Option<Self> {
+        [Self::Native, Self::CachingSha2].into_iter().find(|way| way.name() == name)
+    }
+
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::Native => b"mysql_native_password",
+            Self::CachingSha2 => b"caching_sha2_password",
+        }
+    }
+
+    fn proof(self, password: &str, salt: &[u8]) -> Vec<u8> {
+        if password.is_empty() {
+            return Vec::new();
+        }
+        let (once, mixed) = match self {
+            Self::Native => {
+                let once = sha1(&[password.as_bytes()]);
+                let mixed = sha1(&[salt, &sha1(&[&once])]);
+                (once, mixed)
+            }
+            Self::CachingSha2 => {
+                let once = sha256(&[password.as_bytes()]);
+                let mixed = sha256(&[&sha256(&[&once]), salt]);
+                (once, mixed)
+            }
+        };
+        once.iter().zip(mixed).map(|(a, b)| a ^ b).collect()
+    }
+}
+
+/// The way that a greeting proposes: the text at its end.
+fn default_way(greeting: &[u8]) -> &[u8] {
+    // Protocol, version and its zero, thread, salt and its zero, flags, letters, status, flags, length, ten bytes, the
+    // rest of the salt and its zero.
+    let rest = until_zero(greeting.get(1..).unwrap_or_default()).map_or(&[][..], |(_, rest)| rest);
+    until_zero(rest.get(44..).unwrap_or_default()).map_or(&[], |(name, _)| name)
+}
+
 /// The 20 bytes of a greeting that a password is mixed with.
 fn salt(greeting: &[u8]) -> Result<Vec<u8>, ClientError> {
     let wrong = || ClientError::Protocol("a greeting");
@@ -230,14 +284,8 @@ fn sha1(parts: &[&[u8]]) -> Vec<u8> {
     digest(&SHA1_FOR_LEGACY_USE_ONLY, &parts.concat()).as_ref().to_vec()
 }
 
-/// What proves a password to `mysql_native_password`.
-fn scramble(password: &str, salt: &[u8]) -> Vec<u8> {
-    if password.is_empty() {
-        return Vec::new();
-    }
-    let once = sha1(&[password.as_bytes()]);
-    let mixed = sha1(&[salt, &sha1(&[&once])]);
-    once.iter().zip(mixed).map(|(a, b)| a ^ b).collect()
+fn sha256(parts: &[&[u8]]) -> Vec<u8> {
+    digest(&SHA256, &parts.concat()).as_ref().to_vec()
 }
 
 /// What a server keeps of a password for `mysql_native_password`.
@@ -305,6 +353,18 @@ mod tests {
     fn a_verifier_is_what_the_server_stores() {
         // SELECT PASSWORD('pw') on MariaDB 10.11.
         assert_eq!(verifier("pw"), "*D821809F681A40A6E379B50D0463EFAE20BDD122");
+    }
+
+    #[test]
+    fn the_way_of_a_greeting_is_proved() {
+        let mut greeting = b"\x0a9.7.4\0".to_vec();
+        greeting.extend([7; 44]);
+        greeting.extend(b"caching_sha2_password\0");
+        assert_eq!(Way::named(default_way(&greeting)), Some(Way::CachingSha2));
+        assert_eq!((Way::named(b"mysql_clear_password"), default_way(b"\x0a5")), (None, &[][..]));
+        assert!(Way::CachingSha2.proof("", &[1; 20]).is_empty());
+        let proofs = [Way::Native, Way::CachingSha2].map(|way| way.proof("pw", &[1; 20]).len());
+        assert_eq!(proofs, [20, 32]);
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub enum EngineKind {
     Redis,
     /// A MariaDB server.
     Mariadb,
+    /// A MySQL server.
+    Mysql,
     /// A directory.
     Files,
     /// Any other server or tool, known to an executable of its user.
@@ -34,6 +36,7 @@ impl EngineKind {
             Self::Postgres => "postgres",
             Self::Redis => "redis",
             Self::Mariadb => "mariadb",
+            Self::Mysql => "mysql",
             Self::Files => "files",
             Self::Toolkit => "toolkit",
             Self::Sim => "sim",
@@ -100,7 +103,7 @@ impl SourceUrl {
     /// The name this source gets when the user gives none.
     pub fn default_source_name(&self) -> &str {
         match self.engine {
-            EngineKind::Postgres | EngineKind::Mariadb | EngineKind::Sim => "db",
+            EngineKind::Postgres | EngineKind::Mariadb | EngineKind::Mysql | EngineKind::Sim => "db",
             EngineKind::Files => "files",
             EngineKind::Redis => "redis",
             EngineKind::Toolkit => self.toolkit().unwrap_or("data"),
@@ -148,7 +151,9 @@ impl FromStr for SourceUrl {
         let engine = match url.scheme() {
             "postgres" | "postgresql" => EngineKind::Postgres,
             "redis" | "valkey" => EngineKind::Redis,
-            "mariadb" | "mysql" => EngineKind::Mariadb,
+            "mariadb" => EngineKind::Mariadb,
+            // MariaDB is called so too; whoever links finds out.
+            "mysql" => EngineKind::Mysql,
             "file" | "ssh" => EngineKind::Files,
             "sim" => EngineKind::Sim,
             "rediss" | "valkeys" => return Err(SourceUrlError::Part(ENCRYPTED_REDIS)),

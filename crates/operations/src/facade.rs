@@ -9,6 +9,7 @@ use std::time::Duration;
 use pando_catalog::{Catalog, CloneRecord, OperationRecord};
 use pando_engine::files::FilesEngine;
 use pando_engine::mariadb::{self, MariadbEngine};
+use pando_engine::mysql::{self, MysqlEngine};
 use pando_engine::postgres::{Installations, PostgresEngine};
 use pando_engine::redis::{self, RedisEngine};
 use pando_engine::toolkit::ToolkitEngine;
@@ -54,6 +55,8 @@ pub struct Around {
     pub mariadb: Vec<PathBuf>,
     /// Directories with programs of Redis and Valkey, likewise.
     pub redis: Vec<PathBuf>,
+    /// Prefixes of MySQL installations that are looked at before the usual ones.
+    pub mysql: Vec<PathBuf>,
     /// The Docker or Podman engine, in the form of `DOCKER_HOST`; without it, it is sought where it usually is.
     pub engine: Option<String>,
 }
@@ -86,10 +89,18 @@ impl Pando {
         let postgres = PostgresEngine::new(Installations::find(&around.postgres), account.clone());
         let redis = RedisEngine::new(redis::Installations::find(&around.redis));
         let mariadb = MariadbEngine::new(mariadb::Installations::find(&around.mariadb), account.clone());
+        let mysql = MysqlEngine::new(mysql::Installations::find(&around.mysql), account.clone());
         let toolkits = ToolkitEngine::new(home.toolkits(), account.clone());
         let files = FilesEngine::new();
         let world = World::new(Parts {
-            engines: vec![Arc::new(postgres), Arc::new(mariadb), Arc::new(redis), Arc::new(files), Arc::new(toolkits)],
+            engines: vec![
+                Arc::new(postgres),
+                Arc::new(mariadb),
+                Arc::new(mysql),
+                Arc::new(redis),
+                Arc::new(files),
+                Arc::new(toolkits),
+            ],
             runtime: Arc::new(runtime),
             docker: Some(docker),
             clock: Arc::new(SystemClock),

@@ -249,7 +249,7 @@ pub const fn has_log(kind: EngineKind) -> bool {
 pub const fn following(kind: EngineKind) -> &'static [&'static str] {
     match kind {
         EngineKind::Files | EngineKind::Toolkit => &[],
-        EngineKind::Redis | EngineKind::Mariadb => &["server"],
+        EngineKind::Redis | EngineKind::Mariadb | EngineKind::Mysql => &["server"],
         EngineKind::Postgres | EngineKind::Sim => &["server", "receiver"],
     }
 }

@@ -143,7 +143,7 @@ impl Daemon {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.pando);
-        for name in ["PANDO_HOST", "PANDO_TOKEN", "PANDO_POSTGRES", "PANDO_MARIADB", "PANDO_REDIS"] {
+        for name in ["PANDO_HOST", "PANDO_TOKEN", "PANDO_POSTGRES", "PANDO_MARIADB", "PANDO_MYSQL", "PANDO_REDIS"] {
             command.env_remove(name);
         }
         command.args(args).env("PANDO_HOME", self.home()).stdin(Stdio::null());

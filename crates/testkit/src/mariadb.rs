@@ -181,7 +181,12 @@ impl Drop for MariadbProduction {
 /// # Errors
 /// What the client printed when it failed.
 pub fn mariadb(args: &[&str], password: Option<&str>, sql: &str) -> Result<String, String> {
-    let mut client = Command::new(tools::find("mariadb").ok_or("mariadb is not installed")?);
+    client(&tools::find("mariadb").ok_or("mariadb is not installed")?, args, password, sql)
+}
+
+/// The same by another client of its kind.
+pub(crate) fn client(program: &Path, args: &[&str], password: Option<&str>, sql: &str) -> Result<String, String> {
+    let mut client = Command::new(program);
     client.env_clear().env("LC_ALL", "C").stdin(Stdio::null()).arg("--no-defaults").args(args);
     client.args(["--connect-timeout=5", "--batch", "--raw", "--skip-column-names", "--execute", sql]);
     if let Some(password) = password {
@@ -197,6 +202,11 @@ pub fn mariadb(args: &[&str], password: Option<&str>, sql: &str) -> Result<Strin
 /// # Errors
 /// What the client printed when it failed.
 pub fn mariadb_at(url: &str, sql: &str) -> Result<String, String> {
+    client_at(&tools::find("mariadb").ok_or("mariadb is not installed")?, url, sql)
+}
+
+/// The same by another client of its kind.
+pub(crate) fn client_at(program: &Path, url: &str, sql: &str) -> Result<String, String> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (login, place) = rest.rsplit_once('@').ok_or("an address without a user")?;
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
@@ -210,5 +220,5 @@ pub fn mariadb_at(url: &str, sql: &str) -> Result<String, String> {
         "--protocol=tcp".to_owned(),
     ];
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    mariadb(&args, Some(password), sql)
+    client(program, &args, Some(password), sql)
 }

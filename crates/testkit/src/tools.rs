@@ -133,6 +133,21 @@ pub fn all_mariadb() -> BTreeMap<String, PathBuf> {
         .collect()
 }
 
+/// The prefix of the MySQL server that `scripts/matrix` brought, which PANDO_MYSQL names: Debian's releases have none.
+pub fn mysql() -> Option<PathBuf> {
+    let named = std::env::var("PANDO_MYSQL").unwrap_or_default();
+    named.split(':').map(PathBuf::from).find(|prefix| prefix.join("sbin/mysqld").is_file())
+}
+
+/// Whether it is there.
+///
+/// # Panics
+/// When it is missing and the variable `CI` is set.
+#[must_use]
+pub fn require_mysql() -> bool {
+    mysql().is_some() || skip("MySQL (scripts/matrix install mysql-sid; PANDO_MYSQL=$(scripts/matrix dirs mysql))")
+}
+
 /// Runs a program to its end and hands back its output.
 ///
 /// # Panics

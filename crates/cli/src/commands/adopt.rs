@@ -32,8 +32,9 @@ pub struct AdoptArgs {
 }
 
 /// What marks the data directory of a server, and how such a server is linked.
-const SERVERS: [(&str, &str); 4] = [
+const SERVERS: [(&str, &str); 5] = [
     ("PG_VERSION", "postgres://USER:PASSWORD@HOST:PORT/DATABASE"),
+    ("mysql.ibd", "mysql://USER:PASSWORD@HOST:PORT/DATABASE"),
     ("ibdata1", "mariadb://USER:PASSWORD@HOST:PORT/DATABASE"),
     ("appendonlydir", "redis://:PASSWORD@HOST:PORT/0"),
     ("dump.rdb", "redis://:PASSWORD@HOST:PORT/0"),

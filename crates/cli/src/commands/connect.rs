@@ -28,7 +28,7 @@ pub struct ConnectArgs {
     clone: Name,
     /// One source of it; needed only when it is not clear which
     source: Option<Name>,
-    /// What psql, mariadb, redis-cli or the shell is to be given
+    /// What psql, mariadb, mysql, redis-cli or the shell is to be given
     #[arg(last = true, value_name = "ARG")]
     rest: Vec<OsString>,
 }
@@ -91,10 +91,10 @@ fn plan(clone: &CloneView, name: &Name, source: &SourceView) -> Done<Plan> {
             let program = variable("SHELL").unwrap_or_else(|| "/bin/sh".to_owned()).into();
             Ok(Plan { program, args: Vec::new(), env: BTreeMap::new(), dir: Some(dir) })
         }
-        EngineKind::Postgres | EngineKind::Mariadb => {
+        EngineKind::Postgres | EngineKind::Mariadb | EngineKind::Mysql => {
             running(clone)?;
             // All of it goes through the environment: arguments show in the process list.
-            if source.engine == EngineKind::Mariadb {
+            if source.engine != EngineKind::Postgres {
                 return mariadb(source).ok_or_else(|| no_address(clone, name));
             }
             let env = quote::libpq(source).ok_or_else(|| no_address(clone, name))?;
@@ -117,16 +117,19 @@ fn running(clone: &CloneView) -> Done<()> {
     Err(problem.hint(format!("pando start {}", clone.name)).into())
 }
 
-/// MariaDB's client, with the password in the environment.
+/// MariaDB's or MySQL's client, with the password in the environment.
 fn mariadb(source: &SourceView) -> Option<Plan> {
     let url: SourceUrl = source.url.as_deref()?.parse().ok()?;
     let env = BTreeMap::from([("MYSQL_PWD", url.password.clone()?)]);
     let (host, port) = (url.host.clone()?, url.port?);
     let mut args = vec![format!("--host={host}"), format!("--port={port}"), format!("--user={}", url.user.clone()?)];
-    // Newer clients ask for TLS, which a clone on loopback has not.
-    args.push("--skip-ssl-verify-server-cert".to_owned());
+    let program = if source.engine == EngineKind::Mysql { "mysql" } else { "mariadb" };
+    // Newer clients of MariaDB ask for TLS, which its clone on loopback has not. Those of MySQL use what there is.
+    if source.engine == EngineKind::Mariadb {
+        args.push("--skip-ssl-verify-server-cert".to_owned());
+    }
     args.extend(url.database().map(|name| format!("--database={name}")));
-    Some(Plan { program: "mariadb".into(), args, env, dir: None })
+    Some(Plan { program: program.into(), args, env, dir: None })
 }
 
 fn no_address(clone: &CloneView, name: &Name) -> Error {
@@ -148,6 +151,9 @@ fn become_it(plan: Plan, rest: &[OsString]) -> Problem {
     match error.kind() {
         io::ErrorKind::NotFound if program == "psql" => problem.hint("apt-get install postgresql-client"),
         io::ErrorKind::NotFound if program == "redis-cli" => problem.hint("apt-get install redis-tools"),
+        io::ErrorKind::NotFound if program == "mysql" => {
+            problem.hint("apt-get install mysql-client-core, or mariadb-client")
+        }
         io::ErrorKind::NotFound if program == "mariadb" => problem.hint("apt-get install mariadb-client"),
         _ => problem,
     }
@@ -212,6 +218,15 @@ mod tests {
             plan.args,
             ["--host=127.0.0.1", "--port=5445", "--user=pando", "--skip-ssl-verify-server-cert", "--database=blog"]
         );
+    }
+
+    #[test]
+    fn a_mysql_server_is_opened_with_its_own_client() {
+        let url = "mysql://pando:pw@127.0.0.1:5446/blog";
+        let clone = clone("running", serde_json::json!({"db": {"engine": "mysql", "path": "/p", "url": url}}));
+        let plan = planned(&clone, None).expect("planned");
+        assert_eq!(plan.program, "mysql");
+        assert_eq!(plan.args, ["--host=127.0.0.1", "--port=5446", "--user=pando", "--database=blog"]);
     }
 
     #[test]

@@ -33,6 +33,10 @@ pub struct ServeArgs {
     /// A directory with a Redis or Valkey server's program, looked at before the usual ones; may be repeated
     #[arg(long, value_name = "DIR", env = "PANDO_REDIS", hide_env_values = true, value_delimiter = ':')]
     redis: Vec<PathBuf>,
+    /// Where another series of MySQL is installed (the directory with its bin, sbin and share), looked at before the
+    /// usual ones; may be repeated
+    #[arg(long, value_name = "DIR", env = "PANDO_MYSQL", hide_env_values = true, value_delimiter = ':')]
+    mysql: Vec<PathBuf>,
     /// The socket of the Docker or Podman engine for clones in containers [default: the first that is there]
     #[arg(long, value_name = "unix:///PATH", env = "DOCKER_HOST", hide_env_values = true)]
     engine: Option<String>,
@@ -87,6 +91,7 @@ pub fn serve(context: &Context, args: &ServeArgs) -> Done {
         postgres: args.postgres.clone(),
         mariadb: args.mariadb.clone(),
         redis: args.redis.clone(),
+        mysql: args.mysql.clone(),
         engine: args.engine.clone(),
         fail_points: variable("PANDO_FAILPOINTS"),
         ..Options::of_home(&context.home)

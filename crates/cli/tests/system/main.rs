@@ -33,6 +33,7 @@ mod life;
 mod machine;
 mod mariadb;
 mod matrix;
+mod mysql;
 mod odd_production;
 mod oracle;
 mod others;

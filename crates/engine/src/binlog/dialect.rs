@@ -17,6 +17,8 @@ pub trait Dialect: Debug + 'static {
     type Position: Position<Self::Gtid>;
     /// Follows transactions from event to event.
     type Groups: Groups<Self::Gtid>;
+    /// The event that a relay log must have behind its first description, where there is one.
+    const HEAD: Option<u8> = None;
 
     /// When a transaction was certainly committed, in microseconds since 1970. Posts ascend.
     fn committed_by(group: &Group<Self::Gtid>, posts: &[Post]) -> i64;

@@ -510,6 +510,14 @@ impl<D: Dialect> Copy<D> {
         if event.is_format() {
             self.format = Some(event.bytes.clone());
         }
+        if Some(event.kind()) == D::HEAD
+            && self.length == MAGIC.len() as u64
+            && let Some(format) = self.format.clone()
+        {
+            self.put(&format)?;
+            self.put(&event.bytes)?;
+            self.whole = self.length;
+        }
         let inside = match place {
             Place::Outside => return Ok(()),
             Place::Begins(gtid) => {

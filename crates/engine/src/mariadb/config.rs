@@ -4,14 +4,14 @@
 //! the account can reach (names are not resolved, so loopback is not `localhost`). A server's `init-file` runs
 //! before the first connection is taken: there the keeper is made, and production's accounts are shut.
 
-use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use pando_model::{Profile, SettingChange};
-use serde::{Deserialize, Serialize};
+use pando_model::Profile;
 
 use super::facts::Facts;
 use crate::EngineError;
+use crate::options::{self, Options};
+pub use crate::options::{Manner, Place};
 pub use crate::session::{KEEPER, socket};
 
 /// The option file, in the tree.
@@ -23,65 +23,13 @@ pub const REPLAY: &str = "pando.replay";
 /// InnoDB's redo log is as large everywhere, or a clone would make it anew at its start.
 const REDO: &str = "64M";
 
-/// Lines of an option file.
-#[derive(Debug, Default)]
-pub struct Options(Vec<(String, String)>);
-
-impl Options {
-    /// Adds one.
-    pub fn set(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
-        self.0.push((name.to_owned(), value.into()));
-        self
-    }
-
-    fn path(&mut self, name: &str, value: &Path) -> &mut Self {
-        self.set(name, value.to_string_lossy())
-    }
-
-    /// Adds what changes the meaning of data or queries, as production has it.
-    pub fn shared(&mut self, facts: &Facts, names: &[&str]) {
-        for (name, value) in names.iter().filter_map(|name| Some((*name, facts.settings.get(*name)?))) {
-            match (name, value.as_str()) {
-                ("time_zone", "SYSTEM") => {}
-                ("time_zone", zone) => drop(self.set("default_time_zone", zone)),
-                _ => drop(self.set(name, value)),
-            }
-        }
-    }
-
-    /// The text of the file.
-    pub fn text(&self) -> String {
-        let mut text = String::from("# Written by Pando; changes are lost. Use `--set name=value`.\n[mariadbd]\n");
-        for (name, value) in &self.0 {
-            let _ = writeln!(text, "{name}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""));
-        }
-        text
-    }
-}
-
-/// Where a server lives.
-#[derive(Debug, Clone)]
-pub struct Place<'a> {
-    /// Its data.
-    pub data: &'a Path,
-    /// Its socket.
-    pub run: &'a Path,
-    /// Its own number (M-1).
-    pub server_id: u32,
-}
-
 /// A number that no other server of production, mirror or clone has.
 pub fn server_id(of: &str, facts: &Facts) -> u32 {
-    let production = facts.settings.get("server_id").and_then(|id| id.parse::<u32>().ok());
-    let mut id = crc32c::crc32c(of.as_bytes()) | 0x4000_0000;
-    if Some(id) == production {
-        id ^= 1;
-    }
-    id
+    options::server_id(of, facts.settings.get("server_id"))
 }
 
 fn common(facts: &Facts, place: &Place<'_>) -> Options {
-    let mut options = Options::default();
+    let mut options = Options::of("mariadbd");
     options
         .path("datadir", place.data)
         .path("socket", &socket(place.run))
@@ -105,7 +53,7 @@ fn common(facts: &Facts, place: &Place<'_>) -> Options {
         .set("key_buffer_size", "8M")
         .set("relay_log_purge", "OFF")
         .set("slave_parallel_threads", "4");
-    options.shared(facts, &super::facts::SHARED);
+    options.shared(&facts.settings, &super::facts::SHARED);
     options
 }
 
@@ -126,21 +74,6 @@ pub fn mirror(facts: &Facts, place: &Place<'_>, live: &Path) -> Options {
         .set("slave_net_timeout", "20")
         .set("innodb_flush_log_at_trx_commit", "2");
     options
-}
-
-/// How a clone is to be served; kept in its tree.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Manner {
-    /// The port on loopback.
-    pub port: Option<u16>,
-    /// What its data is worth.
-    pub profile: Profile,
-    /// What the user set.
-    pub set: SettingChange,
-    /// What it calls its binary logs, where it records.
-    pub record: Option<PathBuf>,
-    /// Whether it may be entered.
-    pub open: bool,
 }
 
 /// A clone's, the user's settings last.
@@ -222,22 +155,7 @@ const OURS: [&str; 25] = [
 
 /// Whether a user may set this.
 pub fn check(name: &str, value: &str) -> Result<(), EngineError> {
-    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
-    if !plain {
-        return Err(EngineError::Invalid(format!("{name:?} is not the name of a MariaDB setting")));
-    }
-    let known = name.to_lowercase().replace('-', "_");
-    // The server reads `skip_x`, `loose_x` and so on as x.
-    let prefixed =
-        ["skip_", "loose_", "disable_", "enable_", "maximum_"].iter().any(|prefix| known.starts_with(prefix));
-    if prefixed || OURS.contains(&known.as_str()) {
-        return Err(EngineError::Invalid(format!("the setting {name} belongs to Pando and cannot be changed")));
-    }
-    if value.contains(['\n', '\r', '\0']) {
-        return Err(EngineError::Invalid(format!("the value of {name} has a line break in it")));
-    }
-    Ok(())
+    options::check("MariaDB", &OURS, name, value)
 }
 
 /// Shuts every account but the keeper's, one statement a line: nobody's password works, and what the server
@@ -276,6 +194,8 @@ pub fn init(before: &Before) -> String {
 
 #[cfg(test)]
 mod tests {
+    use pando_model::SettingChange;
+
     use super::*;
 
     fn place() -> Place<'static> {
@@ -317,7 +237,7 @@ mod tests {
         for (name, value) in [("Log-Bin", "x"), ("skip-grant-tables", ""), ("a b", "1"), ("sql_mode", "1\nport=1")] {
             assert!(check(name, value).is_err(), "{name}");
         }
-        let mut options = Options::default();
+        let mut options = Options::of("mariadbd");
         options.set("sql_mode", "a\"b\\");
         assert!(options.text().ends_with("sql_mode=\"a\\\"b\\\\\"\n"));
     }

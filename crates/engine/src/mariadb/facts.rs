@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pando_host::Account;
-use pando_model::SourceUrl;
+use pando_model::{EngineKind, SourceUrl};
 use serde::{Deserialize, Serialize};
 
 use super::install::{Installations, SUPPORTED, Series, series};
@@ -88,8 +88,18 @@ pub fn look(
     installations: &Installations,
     account: Option<&Account>,
     url: &SourceUrl,
-) -> Result<(Facts, Preflight), EngineError> {
+) -> Result<Preflight, EngineError> {
     let client = installations.newest().ok_or_else(|| EngineError::Invalid(installations.words()))?;
+    let version = query(client, account, url, "SELECT VERSION()")?;
+    if !version.contains("MariaDB") {
+        let what = format!("production is not MariaDB but MySQL or a relative of it ({})", version.trim());
+        let preflight = Preflight {
+            belongs_to: Some(EngineKind::Mysql),
+            findings: vec![Finding { what, fix: Some("mysql://… instead of mariadb://…".to_owned()), fatal: true }],
+            ..Preflight::default()
+        };
+        return Ok(preflight);
+    }
     let names: Vec<String> = SHARED.iter().chain(&ASKED).map(|name| format!("'{}'", name.to_uppercase())).collect();
     let sql = format!("{LOOK}{}); SHOW GRANTS", names.join(","));
     let facts = read(&query(client, account, url, &sql)?);
@@ -123,14 +133,14 @@ pub fn look(
         Ok(Near::No(None)) => {}
         Err(finding) => findings.push(*finding),
     }
-    let preflight = Preflight {
+    Ok(Preflight {
         facts: serde_json::to_value(&facts).unwrap_or_default(),
         version: Some(format!("MariaDB {}", facts.version.split('-').next().unwrap_or_default())),
         findings,
         notes,
         bytes: Some(facts.bytes),
-    };
-    Ok((facts, preflight))
+        belongs_to: None,
+    })
 }
 
 fn read(answer: &str) -> Facts {
@@ -239,16 +249,6 @@ fn settings(facts: &Facts) -> Vec<Finding> {
 
 fn versions(facts: &Facts, installations: &Installations) -> Vec<Finding> {
     let (major, minor) = facts.series;
-    if !facts.version.contains("MariaDB") {
-        return vec![Finding {
-            what: format!(
-                "production is not MariaDB but MySQL or a relative of it ({}), which Pando cannot follow yet",
-                facts.version
-            ),
-            fix: None,
-            fatal: true,
-        }];
-    }
     let unknown = !SUPPORTED.contains(&facts.series);
     if unknown || installations.of(facts.series).is_err() {
         let (from, to) = SUPPORTED.into_inner();
@@ -315,10 +315,8 @@ mod tests {
     }
 
     #[test]
-    fn m13_a_server_of_another_make_or_series_is_refused() {
+    fn m13_a_server_of_another_series_is_refused() {
         let none = Installations::default();
-        let mysql = read(&RECORDED.replace("10.11.19-MariaDB-0+deb12u1-log", "8.0.36"));
-        assert!(versions(&mysql, &none)[0].what.contains("MySQL"));
         assert!(versions(&read(RECORDED), &none)[0].what.contains("no server of that series"));
         let old = read(&RECORDED.replace("10.11.19", "10.1.4"));
         assert!(versions(&old, &none)[0].what.contains("Pando knows 10.5"));

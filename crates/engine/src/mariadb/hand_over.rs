@@ -6,9 +6,10 @@
 use pando_model::{Profile, SettingChange};
 
 use super::MariadbEngine;
-use super::config::{self, Options};
+use super::config;
 use super::facts::{Facts, SHARED};
 use super::tree;
+use crate::options::Options;
 use crate::postgres::tree::owner;
 use crate::session::{KEEPER, failed, socket_there};
 use crate::{EngineError, Seat, Source, Stage, seat};
@@ -40,9 +41,9 @@ pub fn hand_over(engine: &MariadbEngine, seat: &Seat, source: &Source, stage: &S
 }
 
 fn options(facts: &Facts, profile: Profile, set: &SettingChange) -> Options {
-    let mut options = Options::default();
+    let mut options = Options::of("mariadbd");
     options.set("skip_slave_start", "ON").set("event_scheduler", "OFF");
-    options.shared(facts, &SHARED);
+    options.shared(&facts.settings, &SHARED);
     if profile == Profile::Disposable {
         // Pages stay whole: the tree is snapshotted while a server writes that nobody here can hold.
         options.set("innodb_flush_log_at_trx_commit", "2").set("innodb_flush_method", "nosync");

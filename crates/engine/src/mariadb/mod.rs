@@ -147,7 +147,7 @@ impl Engine for MariadbEngine {
     }
 
     fn preflight(&self, url: &SourceUrl) -> Result<Preflight, EngineError> {
-        facts::look(&self.installations, self.account.as_ref(), url).map(|(_, preflight)| preflight)
+        facts::look(&self.installations, self.account.as_ref(), url)
     }
 
     fn ingest(&self, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {

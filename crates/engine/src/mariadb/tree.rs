@@ -43,25 +43,11 @@ fn failed(what: &str) -> impl Fn(io::Error) -> EngineError + '_ {
     move |source| EngineError::Io { action: what.to_owned(), source }
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, EngineError> {
-    match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|error| EngineError::Invalid(format!("{} cannot be read: {error}", path.display()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed("reading a tree's notes")(error)),
-    }
-}
-
-fn note(path: &Path, what: &impl Serialize, account: Option<&Account>) -> Result<(), EngineError> {
-    let text = serde_json::to_string(what).map_err(|error| EngineError::Invalid(error.to_string()))?;
-    seat::write(path, &text, account)
-}
-
 impl Tree {
     /// The note in a tree.
     pub fn read(data: &Path) -> Result<Self, EngineError> {
-        read(&data.join(NOTE))?.ok_or_else(|| EngineError::Invalid("a MariaDB tree has no note of Pando".to_owned()))
+        seat::noted(&data.join(NOTE))?
+            .ok_or_else(|| EngineError::Invalid("a MariaDB tree has no note of Pando".to_owned()))
     }
 
     /// Writes the note and the server's files to it.
@@ -73,7 +59,7 @@ impl Tree {
         before: &Before,
         account: Option<&Account>,
     ) -> Result<(), EngineError> {
-        note(&place.data.join(NOTE), self, account)?;
+        seat::note(&place.data.join(NOTE), self, account)?;
         let options = match &self.manner {
             Some(manner) => config::clone(facts, place, manner),
             None => config::mirror(facts, place, live),
@@ -86,12 +72,12 @@ impl Tree {
 impl Mark {
     /// The mark in a tree.
     pub fn read(data: &Path) -> Result<Option<Self>, EngineError> {
-        read(&data.join(MARK))
+        seat::noted(&data.join(MARK))
     }
 
     /// Leaves it.
     pub fn write(&self, data: &Path, account: Option<&Account>) -> Result<(), EngineError> {
-        note(&data.join(MARK), self, account)
+        seat::note(&data.join(MARK), self, account)
     }
 
     /// Takes it away.

@@ -122,6 +122,7 @@ pub fn look(
         findings,
         notes,
         bytes: Some(facts.bytes),
+        belongs_to: None,
     };
     Ok((facts, preflight))
 }

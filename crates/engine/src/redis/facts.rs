@@ -99,6 +99,7 @@ pub fn look(installations: &Installations, url: &SourceUrl) -> Result<Preflight,
                 .to_owned(),
         ],
         bytes: value("used_memory").parse().ok(),
+        belongs_to: None,
     })
 }
 

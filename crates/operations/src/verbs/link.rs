@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pando_catalog::{AppRecord, AppSource, Durability};
-use pando_engine::{Link as Following, Source};
-use pando_model::{AppId, AppState, HookPoint, LinkRequest, Name, OwnerId, UnitId, VolumeId};
+use pando_engine::{Link as Following, Preflight, Source};
+use pando_model::{AppId, AppState, EngineKind, HookPoint, LinkRequest, Name, OwnerId, Problem, UnitId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use super::prepare::Prepare;
@@ -20,7 +20,7 @@ use crate::fault::{Done, Fault, IntoProblem, failed, refused, usage};
 use crate::hooks::{self, Stitches};
 use crate::journal::{Run, Step, Verb, keep, run_now};
 use crate::moments;
-use crate::owner::Owner;
+use crate::owner::{Held, Owner};
 use crate::world::World;
 use crate::{follow, units};
 
@@ -241,8 +241,7 @@ pub fn examine(world: &World, app: &mut AppRecord, owner: &Owner, refusal: &str)
     let mut fixes = Vec::new();
     let mut bytes = 0;
     for (name, held) in &owner.sources {
-        let found = held.engine.preflight(&held.source.url).map_err(|error| {
-            let mut problem = error.into_problem();
+        let (kind, found) = preflight(world, held).map_err(|mut problem| {
             problem.message = format!("the source {name} {refusal}: {}", problem.message);
             problem
         })?;
@@ -260,7 +259,10 @@ pub fn examine(world: &World, app: &mut AppRecord, owner: &Owner, refusal: &str)
             }
         }
         if let Some(stored) = app.sources.get_mut(name) {
-            stored.sealed = seal(world, &Source { facts: found.facts, ..held.source.clone() })?;
+            let mut source = Source { facts: found.facts, ..held.source.clone() };
+            source.url.engine = kind;
+            stored.engine = kind;
+            stored.sealed = seal(world, &source)?;
             stored.version = found.version;
             stored.notes = notes;
         }
@@ -271,6 +273,26 @@ pub fn examine(world: &World, app: &mut AppRecord, owner: &Owner, refusal: &str)
     let mut problem = failed(format!("{} {refusal}", app.name));
     problem.causes = wrong;
     Err(if fixes.is_empty() { problem } else { problem.hint(fixes.join("\n        ")) }.into())
+}
+
+/// Asks the engine that the URL names, and where that one says that another knows what is there, that other: then the
+/// source is its own. `mysql://` is said of MariaDB too, whose passwords MySQL's client may not know.
+fn preflight(world: &World, held: &Held) -> Result<(EngineKind, Preflight), Problem> {
+    let asked = held.engine.preflight(&held.source.url);
+    let other = match &asked {
+        Ok(found) => found.belongs_to,
+        Err(_) => (held.kind == EngineKind::Mysql).then_some(EngineKind::Mariadb),
+    };
+    if let Some(kind) = other {
+        let mut url = held.source.url.clone();
+        url.engine = kind;
+        let found = world.engine(kind)?.preflight(&url);
+        if let Some(found) = found.ok().filter(|found| found.belongs_to.is_none()) {
+            return Ok((kind, found));
+        }
+    }
+    // What the first one lacks is what would help.
+    asked.map(|found| (held.kind, found)).map_err(IntoProblem::into_problem)
 }
 
 /// The sources that are asked for, by name.

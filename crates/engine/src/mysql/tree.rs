@@ -1,0 +1,166 @@
+//! What Pando notes in a tree, and what it takes out of one that belongs to another server.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use pando_host::{Account, durable};
+use serde::{Deserialize, Serialize};
+
+use super::config::{self, Before, Manner, Place};
+use super::facts::Facts;
+use super::install::{Version, words};
+use super::log::GtidSet;
+use crate::{EngineError, seat};
+
+/// In a tree: it was shut to production's accounts and stopped cleanly.
+pub const PREPARED: &str = "pando.prepared";
+const NOTE: &str = "pando.tree";
+const MARK: &str = "pando.mark";
+
+/// What is known of a tree.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Tree {
+    /// Its stretch of the log, where it writes one.
+    pub epoch: Option<u32>,
+    /// How it is served; `None`: it is a mirror.
+    pub manner: Option<Manner>,
+    /// What its replay must have brought.
+    pub replay: Option<GtidSet>,
+    /// The newest server that has run on it: an older one cannot (M-13).
+    pub version: Version,
+}
+
+/// What stands in a tree while its server is held: what the tree of a snapshot holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Mark {
+    /// The stretch of log it belongs to.
+    pub epoch: u32,
+    /// What it has of production.
+    pub position: GtidSet,
+    /// The place in the log, where it is known (recording clones).
+    pub place: Option<u64>,
+}
+
+fn failed(what: &str) -> impl Fn(io::Error) -> EngineError + '_ {
+    move |source| EngineError::Io { action: what.to_owned(), source }
+}
+
+impl Tree {
+    /// The note in a tree, where there is one.
+    pub fn find(data: &Path) -> Result<Option<Self>, EngineError> {
+        seat::noted(&data.join(NOTE))
+    }
+
+    /// The note in a tree.
+    pub fn read(data: &Path) -> Result<Self, EngineError> {
+        Self::find(data)?.ok_or_else(|| EngineError::Invalid("a MySQL tree has no note of Pando".to_owned()))
+    }
+
+    /// Writes the note and the server's files to it.
+    pub fn configure(
+        &self,
+        place: &Place<'_>,
+        facts: &Facts,
+        live: &Path,
+        before: &Before,
+        account: Option<&Account>,
+    ) -> Result<(), EngineError> {
+        seat::note(&place.data.join(NOTE), self, account)?;
+        let options = match &self.manner {
+            Some(manner) => config::clone(facts, place, manner),
+            None => config::mirror(facts, place, live),
+        };
+        seat::write(&place.data.join(config::FILE), &options.text(), account)?;
+        seat::write(&place.data.join(config::INIT), &config::init(before), account)
+    }
+
+    /// Whether a server of a version may run on it: it goes on from what it finds, and never back.
+    pub fn suits(&self, version: Version) -> Result<(), EngineError> {
+        if self.version <= version {
+            return Ok(());
+        }
+        Err(EngineError::Invalid(format!(
+            "these data were written by MySQL {}, and this machine has {}, which cannot read them",
+            words(self.version),
+            words(version)
+        )))
+    }
+}
+
+impl Mark {
+    /// The mark in a tree.
+    pub fn read(data: &Path) -> Result<Option<Self>, EngineError> {
+        seat::noted(&data.join(MARK))
+    }
+
+    /// Leaves it.
+    pub fn write(&self, data: &Path, account: Option<&Account>) -> Result<(), EngineError> {
+        seat::note(&data.join(MARK), self, account)
+    }
+
+    /// Takes it away.
+    pub fn clear(data: &Path) -> Result<(), EngineError> {
+        durable::remove_if_there(&data.join(MARK)).map(drop).map_err(failed("clearing a tree's mark"))
+    }
+}
+
+/// Notes in a stopped tree that is nobody's the version that wrote it.
+pub fn remember(data: &Path, version: Version, account: Option<&Account>) -> Result<(), EngineError> {
+    seat::note(&data.join(NOTE), &Tree { version, ..Tree::default() }, account)
+}
+
+/// What belongs to another server, or to another run of one: its identity (M-1), its settings, locks, temporary files
+/// and caches. Where it was a replica of stands in tables, and never with a password (see `mirror.rs`).
+fn is_foreign(name: &str) -> bool {
+    const FILES: [&str; 5] = ["auto.cnf", "mysqld-auto.cnf", "ib_buffer_pool", "ibtmp1", "binlog.index"];
+    FILES.contains(&name)
+        || name.starts_with("pando.")
+        || name.starts_with("#sql")
+        || name.contains("-relay-bin.")
+        || [".pid", ".err", ".sock", ".lock"].iter().any(|end| name.ends_with(end))
+}
+
+/// Takes out what is foreign, at the top of the tree: what it costs does not depend on the size of the data.
+pub fn clean(data: &Path) -> Result<(), EngineError> {
+    let action = failed("cleaning a MySQL tree");
+    for entry in fs::read_dir(data).map_err(&action)? {
+        let entry = entry.map_err(&action)?;
+        if entry.file_name().to_str().is_some_and(is_foreign) {
+            if entry.file_type().map_err(&action)?.is_dir() {
+                fs::remove_dir_all(entry.path()).map_err(&action)?;
+            } else {
+                fs::remove_file(entry.path()).map_err(&action)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m01_m02_identity_and_replication_are_taken_out() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        for file in ["auto.cnf", "mysqld-auto.cnf", "host-relay-bin.000001", "db.pid", "ibdata1", "mysql.ibd"] {
+            fs::write(dir.path().join(file), "password=hunter2")?;
+        }
+        fs::create_dir(dir.path().join("pando.replay"))?;
+        fs::create_dir(dir.path().join("#innodb_redo"))?;
+        clean(dir.path())?;
+        let mut left: Vec<_> = fs::read_dir(dir.path())?.flatten().map(|entry| entry.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["#innodb_redo", "ibdata1", "mysql.ibd"]);
+        Ok(())
+    }
+
+    #[test]
+    fn m13_an_older_server_than_the_one_that_wrote_a_tree_is_refused() {
+        let tree = Tree { version: (9, 7, 4), ..Tree::default() };
+        assert!(tree.suits((9, 7, 4)).is_ok() && tree.suits((9, 7, 12)).is_ok());
+        let refused = tree.suits((9, 7, 3)).map_err(|error| error.to_string());
+        assert!(refused.is_err_and(|words| words.contains("written by MySQL 9.7.4")));
+    }
+}
