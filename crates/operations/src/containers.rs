@@ -38,7 +38,7 @@ pub fn wished(world: &World, parent: &Owner, request: &CloneRequest) -> Done<Opt
             .hint(format!("it has: {}", known.join(", ")))
             .into());
     }
-    engine(world)?.engine().map_err(|error| {
+    engine(world)?.answers().map_err(|error| {
         refused(error.into_problem().to_string())
             .hint("start Docker or Podman; `pando doctor` shows where it is sought")
     })?;

@@ -8,7 +8,6 @@ use std::sync::PoisonError;
 
 use pando_host::clock::id_parts;
 use pando_host::{Clock, SystemClock};
-use serde_json::Value;
 
 use super::client::{Trouble, encoded};
 use super::{DockerRuntime, Duration, failed, form, look};
@@ -28,6 +27,14 @@ pub struct ImageFacts {
     pub files: Vec<String>,
 }
 
+/// What an engine says of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Inspected {
+    id: String,
+    /// What it declares as volumes.
+    volumes: Vec<String>,
+}
+
 /// A reference without its tag, and the tag. A port is no tag, and a digest is none either.
 fn split(reference: &str) -> (&str, Option<&str>) {
     if reference.contains('@') {
@@ -40,21 +47,38 @@ fn split(reference: &str) -> (&str, Option<&str>) {
 }
 
 impl DockerRuntime {
-    fn inspect_image(&self, reference: &str) -> Result<Option<Value>, Trouble> {
-        match self.client.get(&format!("/images/{reference}/json")) {
-            Ok(answer) => Ok(Some(answer)),
-            Err(trouble) if trouble.is_missing() => Ok(None),
-            Err(trouble) => Err(trouble),
+    /// Asks the engine for an image, and remembers what it says.
+    fn inspect_image(&self, reference: &str) -> Result<Option<Inspected>, Trouble> {
+        let answer = match self.client.get(&format!("/images/{reference}/json")) {
+            Ok(answer) => answer,
+            Err(trouble) if trouble.is_missing() => return Ok(None),
+            Err(trouble) => return Err(trouble),
+        };
+        let volumes = answer["Config"]["Volumes"].as_object().into_iter().flatten();
+        let found = Inspected {
+            id: answer["Id"].as_str().unwrap_or(reference).to_owned(),
+            volumes: volumes.map(|(path, _)| path.clone()).collect(),
+        };
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.insert(reference.to_owned(), found.clone());
+        Ok(Some(found))
+    }
+
+    /// What the engine last said of an image, since [`Self::has_image`] asks before each clone; else what it says now.
+    fn inspected(&self, reference: &str) -> Result<Inspected, Trouble> {
+        let known = self.images.lock().unwrap_or_else(PoisonError::into_inner).get(reference).cloned();
+        match known {
+            Some(known) => Ok(known),
+            None => self.inspect_image(reference)?.ok_or_else(|| {
+                let message = format!("the engine has no image {reference}");
+                Trouble::Refused { status: 404, message }
+            }),
         }
     }
 
     /// What an image declares as volumes.
     pub(super) fn volumes_of(&self, reference: &str) -> Result<Vec<String>, Trouble> {
-        let Some(about) = self.inspect_image(reference)? else {
-            let message = format!("the engine has no image {reference}");
-            return Err(Trouble::Refused { status: 404, message });
-        };
-        Ok(about["Config"]["Volumes"].as_object().into_iter().flatten().map(|(path, _)| path.clone()).collect())
+        Ok(self.inspected(reference)?.volumes)
     }
 
     /// Whether the engine has an image.
@@ -75,8 +99,7 @@ impl DockerRuntime {
     /// library and what lies beside it.
     pub fn image_facts(&self, reference: &str, server: &str, libraries: bool) -> Result<ImageFacts, RuntimeError> {
         let failing = || failed(format!("looking into the image {reference}"));
-        let about = self.inspect_image(reference).map_err(failing())?.unwrap_or_default();
-        let id = (about["Id"].as_str().unwrap_or(reference).to_owned(), server.to_owned());
+        let id = (self.inspected(reference).map_err(failing())?.id, server.to_owned());
         if let Some(known) = self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(known.clone());
         }

@@ -57,6 +57,12 @@ impl DockerRuntime {
         Ok(words(&version, &info))
     }
 
+    /// Whether the engine answers: less to ask than who it is.
+    pub fn answers(&self) -> Result<(), RuntimeError> {
+        let asked = self.client.get_bytes("/_ping");
+        asked.map(drop).map_err(failed(format!("asking the engine at {}", self.socket().display())))
+    }
+
     /// What the container of a unit may do; none when there is no container.
     pub fn confines(&self, unit: &UnitId) -> Result<Option<Confines>, RuntimeError> {
         match self.client.get(&format!("/containers/{}/json", form::name(unit))) {

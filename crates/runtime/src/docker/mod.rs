@@ -7,8 +7,8 @@
 //!
 //! A container is one run of a unit: every start makes a new one from the spec of that moment, under the name
 //! `pando-UNIT`, and stopping removes it after its log was taken over. So the engine holds what runs, and what
-//! ended by itself and nobody has looked after yet. Nothing is kept in memory: the daemon may restart at any time,
-//! and so may the engine, with or without its containers.
+//! ended by itself and nobody has looked after yet. Of units nothing is kept in memory: the daemon may restart at any
+//! time, and so may the engine, with or without its containers.
 //!
 //! # Crash consistency
 //! `HOME/units/UNIT/container.json` says that a unit is a container's. It is written before the container is made
@@ -38,6 +38,7 @@ use serde_json::Value;
 use self::client::{Client, Trouble, encoded};
 use self::form::Habits;
 pub use self::image::ImageFacts;
+use self::image::Inspected;
 pub use self::look::{Confines, EngineWords, socket};
 use crate::{Ensured, Outcome, Removed, Runtime, RuntimeError, StopSignal, UnitSpec, UnitState, log};
 
@@ -57,6 +58,7 @@ pub struct DockerRuntime {
     home: PathBuf,
     client: Client,
     habits: OnceLock<Habits>,
+    images: Mutex<HashMap<String, Inspected>>,
     facts: Mutex<HashMap<(String, String), ImageFacts>>,
     fallback: Option<String>,
 }
@@ -104,6 +106,7 @@ impl DockerRuntime {
             home: home.to_owned(),
             client: Client::new(socket),
             habits: OnceLock::new(),
+            images: Mutex::default(),
             facts: Mutex::default(),
             fallback: None,
         }
