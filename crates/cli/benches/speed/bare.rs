@@ -8,7 +8,7 @@ use pando_catalog::{Catalog, SnapshotRecord};
 use pando_host::Account;
 use pando_model::{PoolSnapshotId, VolumeId};
 use pando_pool::PoolDriver;
-use pando_testkit::{Daemon, free_port};
+use pando_testkit::{Daemon, Docker, free_port};
 use postgres::NoTls;
 
 /// The daemon's pool, opened beside it.
@@ -63,6 +63,45 @@ impl Floor {
         let took = cloned + begun.elapsed();
         let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&server), rustix::process::Signal::QUIT);
         let _ = server.wait();
+        self.pool.destroy_volume(&volume).expect("destroying the floor's volume");
+        took
+    }
+
+    /// Snapshot of a tree, `docker run` of an image on it, one query. Answers how long it took.
+    pub fn run_in(&mut self, docker: &Docker, image: &str, tree: &PoolSnapshotId) -> Duration {
+        self.next += 1;
+        let volume = VolumeId::from_parts(1, self.next);
+        let sockets = tempfile::Builder::new().prefix("floor-").tempdir_in("/tmp").expect("a directory");
+        let account = self.account.as_ref().expect("the account that servers run as");
+        std::os::unix::fs::chown(sockets.path(), Some(account.uid), Some(account.gid)).expect("chown");
+        let port = free_port();
+        let (run, number) = (sockets.path().display().to_string(), port.to_string());
+        let mut config = postgres::Config::new();
+        config.host_path(sockets.path()).port(port).user("boss").dbname("shop");
+        let socket = sockets.path().join(format!(".s.PGSQL.{port}"));
+        let begun = Instant::now();
+        self.pool.clone_volume(tree, &volume).expect("a snapshot");
+        let data = self.pool.volume_path(&volume).join("db").display().to_string();
+        let (user, here, there) =
+            (format!("{}:{}", account.uid, account.gid), format!("{data}:{data}"), format!("{run}:{run}"));
+        let words = ["run", "--detach", "--network", "host", "--user", &user, "--volume", &here, "--volume", &there];
+        let server = ["--entrypoint", "postgres", image, "-D", &data, "-c", "fsync=off", "-c", "full_page_writes=off"];
+        let listens = [format!("unix_socket_directories={run}"), format!("port={number}")];
+        let listens = ["-c", &listens[0], "-c", &listens[1]];
+        let id = docker.run(&[&words[..], &server, &listens].concat());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if socket.exists()
+                && let Ok(mut client) = config.connect(NoTls)
+                && client.simple_query("SELECT count(*) FROM pgbench_branches WHERE NOT pg_is_in_recovery()").is_ok()
+            {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the floor's server: {}", docker.run(&["logs", &id]));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let took = begun.elapsed();
+        docker.run(&["rm", "--force", "--volumes", &id]);
         self.pool.destroy_volume(&volume).expect("destroying the floor's volume");
         took
     }

@@ -1,8 +1,9 @@
 //! `make bench`: how long clones take and what Pando costs production, each beside its bare floor or a peer
 //! in the same run. Prints one table in Markdown; with `--write` it is put into docs/bench.md.
 //!
-//! `--quick` measures at 100 MB only, in a few minutes; `--only latest seconds load peers mariadb mariadb-load redis` some parts of it; the default takes half an hour. Needs root (a btrfs
-//! pool in an image), PostgreSQL with pgbench, and pgBackRest for its row.
+//! `--quick` measures at 100 MB only, in a few minutes; `--only latest containers seconds load peers mariadb
+//! mariadb-load redis` some parts of it; the default takes half an hour. Needs root (a btrfs pool in an image),
+//! PostgreSQL with pgbench, Docker, and pgBackRest for its row.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,6 +16,7 @@
 )]
 
 mod bare;
+mod containers;
 mod latest;
 mod load;
 mod mariadb;
@@ -42,6 +44,9 @@ fn main() {
             latest::measure(&mut table, 100, 15);
             latest::measure(&mut table, 670, 10);
         }
+    }
+    if wanted("containers") {
+        containers::measure(&mut table, main_scale, 15, 20);
     }
     if wanted("seconds") {
         seconds::measure(&mut table, main_scale, if quick { 10 } else { 50 });

@@ -85,6 +85,11 @@ pub fn daemon() -> Daemon {
     prepared(Daemon::start(Path::new(env!("CARGO_BIN_EXE_pando"))))
 }
 
+/// The same with more in its environment.
+pub fn daemon_with(env: &[(&str, &str)]) -> Daemon {
+    prepared(Daemon::start_with(Path::new(env!("CARGO_BIN_EXE_pando")), env))
+}
+
 /// The same on a home that is somewhere else.
 pub fn daemon_on(home: &Path) -> Daemon {
     prepared(Daemon::start_on(Path::new(env!("CARGO_BIN_EXE_pando")), home))
