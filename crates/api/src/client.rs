@@ -16,9 +16,9 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use pando_model::{
-    ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, EventView, ExportRequest, ImportRequest,
-    LeaseRequest, LinkRequest, ListView, LogView, MomentRequest, Name, OperationId, OperationView, Problem,
-    RefreshRequest, ShowView, SnapshotRequest, TimelineView,
+    ApplyPlan, BookmarkRequest, CloneRequest, ComposeView, DiskView, DoctorView, EventView, ExportRequest,
+    ImportRequest, LeaseRequest, LinkRequest, ListView, LogView, MomentRequest, Name, OperationId, OperationView,
+    Problem, RefreshRequest, ShowView, SnapshotRequest, TimelineView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -127,6 +127,11 @@ impl Client {
     /// The moments that can be asked for.
     pub async fn timeline(&self, name: &Name) -> Answer<TimelineView> {
         self.get(&paths::under_name(name, "timeline")).await
+    }
+
+    /// What a Compose project on clones of an app begins with.
+    pub async fn compose_files(&self, app: &Name) -> Answer<ComposeView> {
+        self.get(&paths::under_name(app, "compose")).await
     }
 
     /// The end of the servers' logs.

@@ -3,9 +3,9 @@
 #![allow(dead_code, reason = "the functions are only read by the macro")]
 
 use pando_model::{
-    ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, EventView, ExportRequest, ImportRequest,
-    LeaseRequest, LinkRequest, ListView, LogView, OperationView, Problem, RefreshRequest, ShowView, SnapshotRequest,
-    TimelineView,
+    ApplyPlan, BookmarkRequest, CloneRequest, ComposeView, DiskView, DoctorView, EventView, ExportRequest,
+    ImportRequest, LeaseRequest, LinkRequest, ListView, LogView, OperationView, Problem, RefreshRequest, ShowView,
+    SnapshotRequest, TimelineView,
 };
 use utoipa::OpenApi;
 
@@ -62,6 +62,8 @@ calls! {
     ) => 200 ShowView;
     /// The moments that can be asked for
     get timeline, "/v1/names/{name}/timeline" (("name" = String, Path, description = "An app's or clone's name")) => 200 TimelineView;
+    /// What a Compose project on clones of an app begins with
+    get compose_files, "/v1/names/{name}/compose" (("name" = String, Path, description = "An app's name")) => 200 ComposeView;
     /// The end of the servers' logs
     get logs, "/v1/names/{name}/logs" (
         ("name" = String, Path, description = "An app's or clone's name"),
@@ -215,6 +217,7 @@ mod tests {
             NAME,
             TIMELINE,
             LOGS,
+            COMPOSE,
             SNAPSHOTS,
             BOOKMARKS,
             BOOKMARK,

@@ -19,6 +19,8 @@ pub const NAME: &str = "/v1/names/{name}";
 pub const TIMELINE: &str = "/v1/names/{name}/timeline";
 /// The end of the servers' logs.
 pub const LOGS: &str = "/v1/names/{name}/logs";
+/// What a Compose project on its clones begins with.
+pub const COMPOSE: &str = "/v1/names/{name}/compose";
 /// Take a snapshot.
 pub const SNAPSHOTS: &str = "/v1/names/{name}/snapshots";
 /// Name a moment.

@@ -27,8 +27,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use thiserror::Error;
 
 pub use record::{
-    AppRecord, AppSource, BookmarkRecord, CloneRecord, CloneSource, Former, OperationRecord, Record, Sealed,
-    SnapshotRecord, SnapshotSource, StepRecord,
+    AppRecord, AppSource, BookmarkRecord, CloneRecord, CloneSource, ComposeProject, ComposeVolume, Former,
+    OperationRecord, Record, Sealed, SnapshotRecord, SnapshotSource, StepRecord,
 };
 pub use volume::VolumeRecord;
 

@@ -1,6 +1,7 @@
 //! The records of the catalog. What is `Option` or has a default may be missing in older documents.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use pando_model::{
@@ -151,6 +152,9 @@ pub struct CloneRecord {
     /// What its containers are given; none: its servers are processes.
     #[serde(default)]
     pub container: Option<ContainerWish>,
+    /// The Compose project that runs on its volumes.
+    #[serde(default)]
+    pub compose: Option<ComposeProject>,
     /// By name.
     pub sources: BTreeMap<Name, CloneSource>,
     /// How long its making took.
@@ -160,6 +164,26 @@ pub struct CloneRecord {
     /// Since when it is promoted.
     #[serde(default)]
     pub promoted_at: Option<Timestamp>,
+}
+
+/// A Compose project of a clone's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComposeProject {
+    /// The file that describes it.
+    pub file: PathBuf,
+    /// The volumes that it has of the clone.
+    pub volumes: BTreeMap<Name, ComposeVolume>,
+    /// The services that were stopped for it, and have not been started again.
+    pub owed: Vec<String>,
+}
+
+/// A volume of a project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComposeVolume {
+    /// Which source it is.
+    pub source: Name,
+    /// What the file says of it, without secrets.
+    pub options: BTreeMap<String, String>,
 }
 
 /// What a snapshot holds of one source.

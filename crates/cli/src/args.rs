@@ -7,7 +7,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind as ClapKind};
 use clap::{Args, Parser, Subcommand};
 use pando_model::{ErrorKind, Problem, SnapshotRequest};
 
-use crate::commands::{adopt, apply, clone, connect, generate, keep, link, look, serve, time, toolkit, travel};
+use crate::commands::{
+    adopt, apply, clone, compose, connect, generate, keep, link, look, serve, time, toolkit, travel,
+};
 use crate::demo::DemoArgs;
 use crate::errors::{Done, Error};
 
@@ -96,6 +98,8 @@ pub enum Command {
     Unbookmark(keep::UnbookmarkArgs),
     /// Make a writable copy of an app or clone at a moment
     Clone(clone::CloneArgs),
+    /// What a Compose project on clones of an app needs
+    Compose(compose::ComposeArgs),
     /// Write an app or clone at a moment as an archive, stopped cleanly and without production's passwords
     Export(travel::ExportArgs),
     /// Make a clone of an archive that export wrote, here or on another machine

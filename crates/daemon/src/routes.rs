@@ -11,9 +11,9 @@ use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use pando_api::{InitRequest, MAX_WAIT_MS, VersionView, openapi_json, paths};
 use pando_model::{
-    ApplyPlan, BookmarkRequest, CloneRequest, DiskView, DoctorView, ErrorKind, EventView, ExportRequest, ImportRequest,
-    LeaseRequest, LinkRequest, ListView, LogView, Moment, MomentRequest, Name, OperationId, OperationView, Problem,
-    RefreshRequest, Request, ShowView, SnapshotRequest, TimelineView,
+    ApplyPlan, BookmarkRequest, CloneRequest, ComposeView, DiskView, DoctorView, ErrorKind, EventView, ExportRequest,
+    ImportRequest, LeaseRequest, LinkRequest, ListView, LogView, Moment, MomentRequest, Name, OperationId,
+    OperationView, Problem, RefreshRequest, Request, ShowView, SnapshotRequest, TimelineView,
 };
 use pando_operations::Pando;
 use serde::Deserialize;
@@ -51,6 +51,7 @@ fn reads() -> Router<Daemon> {
         .route(paths::NAME, get(show))
         .route(paths::TIMELINE, get(timeline))
         .route(paths::LOGS, get(logs))
+        .route(paths::COMPOSE, get(compose_files))
         .route(paths::DISK, get(disk))
         .route(paths::OPERATIONS, get(operations))
         .route(paths::OPERATION, get(operation))
@@ -131,6 +132,10 @@ async fn show(
 
 async fn timeline(State(daemon): State<Daemon>, InPath(name): InPath<Name>) -> Views<TimelineView> {
     view(move || daemon.pando.timeline(&name)).await
+}
+
+async fn compose_files(State(daemon): State<Daemon>, InPath(name): InPath<Name>) -> Views<ComposeView> {
+    view(move || daemon.pando.compose_files(&name)).await
 }
 
 #[derive(Deserialize)]

@@ -31,7 +31,7 @@ pub use request::{
 pub use source::{EngineKind, SourceUrl, SourceUrlError};
 pub use state::{AppState, CloneState, OperationState, Profile, RuntimeKind, StepState};
 pub use view::{
-    AppRow, AppView, ApplyPlan, Change, CloneRow, CloneView, ContainerView, DiskView, DoctorItem, DoctorView,
-    EventView, ListView, LogView, OperationView, OwnerUsage, Progress, RangeView, ShowView, SnapshotRow, SourceView,
-    StepView, TimelineView, Timing,
+    AppRow, AppView, ApplyPlan, Change, CloneRow, CloneView, ComposeView, ContainerView, DiskView, DoctorItem,
+    DoctorView, EventView, ListView, LogView, OperationView, OwnerUsage, Progress, RangeView, ShowView, SnapshotRow,
+    SourceView, StepView, TimelineView, Timing,
 };

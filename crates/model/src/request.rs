@@ -88,6 +88,10 @@ pub struct CloneRequest {
     /// What its containers are given, with runtime `docker`.
     #[serde(default, skip_serializing_if = "ContainerWish::is_empty")]
     pub container: ContainerWish,
+    /// A Compose file on the daemon's machine, by its whole path: its servers run in the containers of that project,
+    /// which has the clone's name, is brought up on it, and stopped for every refresh or rewind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compose: Option<String>,
 }
 
 /// What a clone's containers are to be given. What is absent is as its parent's, or as usual.

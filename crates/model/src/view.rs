@@ -156,6 +156,9 @@ view!(
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
         pub volumes: BTreeMap<Name, Name>,
+        /// The file of the Compose project that runs on it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub compose: Option<String>,
         /// Bytes that only this clone holds.
         pub unique_bytes: Option<u64>,
         /// Whether `unique_bytes` is an estimate.
@@ -168,6 +171,16 @@ view!(
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
         pub promoted_at: Option<Timestamp>,
+    }
+);
+
+view!(
+    /// What a person begins a Compose project on clones of an app with.
+    pub struct ComposeView {
+        /// The text of `compose.yaml`.
+        pub compose: String,
+        /// The text of `.env` beside it; holds a password.
+        pub env: String,
     }
 );
 

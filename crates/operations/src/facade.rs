@@ -21,6 +21,7 @@ use pando_model::{
     OperationId, OperationState, OperationView, OwnerId, Problem, Profile, Request, ShowView, TimelineView,
 };
 use pando_pool::{DriverKind, PoolConfig};
+use pando_runtime::compose::ComposeTool;
 use pando_runtime::process::ProcessRuntime;
 use pando_runtime::{DockerRuntime, PlacedRuntime, docker};
 
@@ -102,6 +103,7 @@ impl Pando {
                 Arc::new(toolkits),
             ],
             runtime: Arc::new(runtime),
+            projects: Arc::new(ComposeTool::new(docker.socket())),
             docker: Some(docker),
             clock: Arc::new(SystemClock),
             pool: None,
@@ -544,7 +546,6 @@ pub fn recover_all(world: &Arc<World>) {
 }
 
 /// A run for work outside of any operation.
-#[allow(dead_code, reason = "used by tests")]
 pub fn loose_run(world: &Arc<World>) -> Run {
     let (millis, random) = world.id();
     Run { world: Arc::clone(world), id: OperationId::from_parts(millis, random) }

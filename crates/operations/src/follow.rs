@@ -15,6 +15,7 @@ use pando_engine::Link;
 use pando_model::{AppId, AppState, CloneState, Name, OperationState, OwnerId, Problem};
 use pando_runtime::UnitState;
 
+use crate::facade::loose_run;
 use crate::fault::{Done, Fault, IntoProblem};
 use crate::journal::{Run, run_now};
 use crate::owner::{Held, Owner};
@@ -23,6 +24,7 @@ use crate::verbs::remove::Remove;
 use crate::verbs::snapshot::Snapshot;
 use crate::verbs::thin::Thin;
 use crate::verbs::{link, recover_any};
+use crate::volumes::compose;
 use crate::world::{World, thresholds};
 use crate::{moments, units};
 
@@ -346,6 +348,7 @@ fn look_after(world: &Arc<World>, record: &CloneRecord) -> Done<()> {
     if record.state == CloneState::Running {
         keep_running(world, &record, &owner)?;
     }
+    compose::look_after(&loose_run(world), &record)?;
     if let Some(thin) = Thin::plan(world, &owner)? {
         run_now(world, thin)?;
     }

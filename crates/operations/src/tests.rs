@@ -21,6 +21,7 @@ mod fence;
 mod heartbeat;
 mod hooks;
 mod kit;
+mod served;
 mod still;
 mod times;
 mod volumes;

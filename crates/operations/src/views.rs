@@ -98,6 +98,7 @@ pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneVi
             .into_iter()
             .map(|volume| (volume.name, volume.source))
             .collect(),
+        compose: record.compose.as_ref().map(|compose| compose.file.to_string_lossy().into_owned()),
         timing: record.timing.clone(),
         unique_bytes: if counted { unique(record, &usage(world)) } else { None },
         unique_is_estimate: estimated(world),

@@ -14,6 +14,7 @@ use pando_host::secret::SecretKey;
 use pando_host::{Account, Clock, FailPoints};
 use pando_model::{EngineKind, ErrorKind, Name, OperationId, OperationState, OwnerId, Problem};
 use pando_pool::PoolDriver;
+use pando_runtime::compose::Projects;
 use pando_runtime::{DockerRuntime, Runtime};
 
 use crate::fault::{Done, failed, refused};
@@ -51,6 +52,8 @@ pub struct World {
     pub runtime: Arc<dyn Runtime>,
     /// The engine that containers run in, where there is one.
     pub docker: Option<Arc<DockerRuntime>>,
+    /// Compose projects of the user's.
+    pub projects: Arc<dyn Projects>,
     /// Bytes of memory of this machine.
     pub memory: Option<u64>,
     /// What time it is.
@@ -98,6 +101,8 @@ pub struct Parts {
     pub runtime: Arc<dyn Runtime>,
     /// The engine that containers run in, where there is one.
     pub docker: Option<Arc<DockerRuntime>>,
+    /// Compose projects of the user's.
+    pub projects: Arc<dyn Projects>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// This instance's fail points.
@@ -119,6 +124,7 @@ impl World {
             engines: parts.engines.into_iter().map(|engine| (engine.kind(), engine)).collect(),
             runtime: parts.runtime,
             docker: parts.docker,
+            projects: parts.projects,
             memory: crate::containers::memory(),
             clock: parts.clock,
             fail: parts.fail,

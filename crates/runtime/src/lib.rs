@@ -5,6 +5,7 @@
 //! (`PANDO_UNIT`, with `PANDO_HOME` beside it), so that what runs can be compared with what the catalog
 //! means, even when every file of the runtime is lost.
 
+pub mod compose;
 pub mod conformance;
 pub mod docker;
 mod log;
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pando_host::Account;
+use pando_host::{Account, ToolError};
 use pando_model::UnitId;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -168,6 +169,17 @@ pub enum RuntimeError {
     /// The caller asked to stop waiting.
     #[error("cancelled")]
     Cancelled,
+    /// A foreign program failed.
+    #[error("{action}")]
+    Tool {
+        /// What was being done.
+        action: String,
+        /// Why it failed.
+        source: ToolError,
+    },
+    /// What was read makes no sense.
+    #[error("{0}")]
+    Invalid(String),
 }
 
 /// Runs units on one node.

@@ -1,11 +1,13 @@
 //! The life of a clone: `clone`, `start`, `stop`, `promote`, `rm`, `lease`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pando_api::ClientError;
 use pando_model::{CloneRequest, ContainerWish, LeaseRequest, Name, OperationView, Profile, RuntimeKind};
 
-use super::then_show;
+use super::{compose, then_show};
 use crate::args::{Detach, Fence};
 use crate::context::Context;
 use crate::errors::{Done, Error};
@@ -48,6 +50,10 @@ pub struct CloneArgs {
     /// Make indexes on texts again where the image sorts them in another order than production; else it is refused
     #[arg(long)]
     reindex: bool,
+    /// Bring a Compose project of the clone's name up on it: its servers are the containers of this file, which are
+    /// stopped and started again by every refresh, rewind and undo, and go with it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["runtime", "image", "memory", "cpus", "reindex", "record"])]
+    compose: Option<PathBuf>,
     #[command(flatten)]
     fence: Fence,
     #[command(flatten)]
@@ -103,7 +109,9 @@ pub struct LeaseArgs {
 pub async fn clone(context: &Context, args: CloneArgs) -> Done {
     let target = context.target(&args.target)?;
     let moment = super::keep::fenced(context, &target, args.fence).await?;
+    let compose = args.compose.as_deref().map(compose::whole_path).transpose()?;
     let body = CloneRequest {
+        compose,
         from: target.name,
         moment,
         clone: args.clone,

@@ -3,6 +3,7 @@
 pub mod adopt;
 pub mod apply;
 pub mod clone;
+pub mod compose;
 pub mod connect;
 pub mod generate;
 pub mod keep;
@@ -56,6 +57,7 @@ async fn speak(context: &Context, command: Command) -> Done {
         Command::Ops => look::ops(context).await,
         Command::Op(args) => look::op(context, &args).await,
         Command::Events(args) => look::events(context, &args).await,
+        Command::Compose(args) => compose::compose(context, &args).await,
         Command::Logs(args) => look::logs(context, &args).await,
         Command::Snapshot(args) => keep::snapshot(context, &args).await,
         Command::Bookmark(args) => keep::bookmark(context, args).await,

@@ -49,6 +49,7 @@ impl Story<'_> {
         let more = if record { " --record" } else { "" };
         self.teller.command(&format!("pando clone shop{at} {clone}{more}"))?;
         let body = CloneRequest {
+            compose: None,
             from: name("shop")?,
             moment: Some(moment),
             clone: name(clone)?,

@@ -107,6 +107,10 @@ pub fn complaints(kit: &Kit) -> Vec<String> {
     let running: BTreeSet<UnitId> = kit.runtime.inventory().unwrap().into_iter().collect();
     wrong.extend(running.iter().filter(|unit| kit.runtime.is_paused(unit)).map(|unit| format!("{unit} is paused")));
     same("the unit", meant_units(&all), running, &mut wrong);
+    let projects: BTreeSet<String> = kit.projects.inventory().into_keys().collect();
+    let composed = |clone: &&CloneRecord| clone.compose.is_some();
+    let meant = all.clones.iter().filter(composed).map(|clone| clone.name.to_string()).collect();
+    same("the project", meant, projects, &mut wrong);
     records(kit, &all, &mut wrong);
     surroundings(kit, &all, &mut wrong);
     wrong
@@ -225,6 +229,7 @@ pub fn digest(kit: &Kit) -> BTreeMap<String, String> {
             }
         }
     }
+    found.insert("projects".to_owned(), format!("{:?}", kit.projects.inventory()));
     found.insert("units".to_owned(), format!("{:?}", kit.runtime.inventory().unwrap()));
     found
 }

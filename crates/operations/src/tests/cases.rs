@@ -6,14 +6,15 @@ use jiff::SignedDuration;
 use pando_model::{AppState, CloneState, Moment, Profile};
 
 use super::kit::{Kit, go, hooked, name, request, shop, time};
+use super::served::{attach, composed, empty, project_runs, run_volume, volume_there, with_project, with_volume};
 use crate::fault::Done;
 use crate::follow;
 use crate::moments;
 use crate::owner::Owner;
 use crate::verbs::refresh::{Origin, Refresh};
 use crate::verbs::{
-    apply, bookmark, clone, export, import, lease, link, power, prepare, promote, rebase, remove, snapshot, thin,
-    unlink, volume,
+    apply, bookmark, clone, create, export, import, lease, link, power, prepare, promote, rebase, remove, snapshot,
+    thin, unlink, volume,
 };
 use crate::world::World;
 
@@ -72,36 +73,6 @@ fn with_filed_clone(kit: &Kit) {
     kit.link(true);
     kit.make_clone("shop", "dev", false);
     kit.commit(7);
-}
-
-/// An app with a clone `dev` that a volume made, and a later state to refresh to.
-fn with_volume(kit: &Kit) {
-    kit.link(true);
-    let wanted = wanted("dev_db");
-    go(&kit.world, &["dev"], |world| clone::Clone::for_containers(world, request("shop", None, "dev"), wanted))
-        .unwrap();
-    kit.commit(7);
-}
-
-fn wanted(volume: &str) -> clone::Wanted {
-    let options = std::collections::BTreeMap::from([("from".to_owned(), "shop".to_owned())]);
-    clone::Wanted { name: name(volume), source: name("db"), options, password: None }
-}
-
-fn run_volume(world: &Arc<World>, from: &str) -> Done<()> {
-    let make = |world: &World| clone::Clone::for_containers(world, request(from, None, "fresh"), wanted("fresh_db"));
-    go(world, &["fresh"], make)
-}
-
-fn volume_there(kit: &Kit) -> bool {
-    kit.clone_of("fresh").is_some_and(|clone| clone.state == CloneState::Stopped) && kit.volume("fresh_db").is_some()
-}
-
-fn attach(world: &World, volume: &str) -> Done<volume::Attach> {
-    let clone = Owner::named(world, &name("dev"))?.clone_record()?.id.clone();
-    let (source, options) = (name("files"), Default::default());
-    let created_at = world.now();
-    Ok(volume::Attach::new(pando_catalog::VolumeRecord { name: name(volume), clone, source, options, created_at }))
 }
 
 /// A clone that was refreshed.
@@ -335,6 +306,42 @@ pub const CASES: &[Case] = &[
     .leaving_snapshot(),
     Case::new("clone clone", with_clone, |world| run_clone(world, "dev", None, false), |kit| runs(kit, "fresh"))
         .leaving_snapshot(),
+    Case::new(
+        "clone compose",
+        with_files,
+        |world| go(world, &["fresh"], |world| clone::Clone::new(world, composed("fresh"))),
+        |kit| project_runs(kit, "fresh"),
+    ),
+    Case {
+        // What was stopped for a verb that was undone is started by the heartbeat.
+        heartbeat: |kit| follow::look_after_clones(&kit.world),
+        ..Case::new(
+            "refresh compose",
+            with_project,
+            |world| run_refresh(world, Origin::Parent, Some(Moment::Latest)),
+            |kit| project_runs(kit, "dev") && kit.there("dev").former.is_some(),
+        )
+        .leaving_snapshot()
+    },
+    Case {
+        heartbeat: |kit| follow::look_after_clones(&kit.world),
+        ..Case::new("rm compose", with_project, run_remove, |kit| kit.clone_of("dev").is_none())
+    },
+    Case::new(
+        "create",
+        |kit| kit.link(false),
+        |world| go(world, &["shared"], |world| create::Create::new(world, empty("shared"))),
+        |kit| kit.clone_of("shared").is_some_and(|clone| clone.state == CloneState::Stopped),
+    ),
+    Case::new(
+        "rm empty",
+        |kit| {
+            kit.link(false);
+            go(&kit.world, &["dev"], |world| create::Create::new(world, empty("dev"))).unwrap();
+        },
+        run_remove,
+        |kit| kit.clone_of("dev").is_none(),
+    ),
     Case::new("clone volume", with_files, |world| run_volume(world, "shop"), volume_there),
     Case::new("clone volume-of-volume", with_volume, |world| run_volume(world, "dev"), volume_there).leaving_snapshot(),
     Case::new(

@@ -147,6 +147,9 @@ impl Bench {
         for method in RUNTIME {
             self.call(&format!("the first {method}"), |kit| kit.runtime.fail_next(method));
         }
+        for method in ["volumes", "running", "up", "stop", "down"] {
+            self.call(&format!("the first {method} of a project"), |kit| kit.projects.fail_next(method));
+        }
     }
 
     fn call(&mut self, what: &str, arm: impl FnOnce(&Kit)) {
@@ -154,6 +157,7 @@ impl Bench {
         arm(&kit);
         let outcome = (self.case.run)(&kit.world);
         kit.runtime.heal();
+        kit.projects.heal();
         if outcome.is_ok() && !(self.case.done)(&kit) {
             self.wrong.push(format!("{}: {what} fails: says done and is not", self.case.name));
         }
@@ -372,6 +376,7 @@ proofs!(
     bookmark "bookmark",
     unbookmark "unbookmark",
     clone "clone",
+    create "create",
     detach "detach",
     export "export",
     import "import",

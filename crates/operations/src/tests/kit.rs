@@ -15,6 +15,7 @@ use pando_model::{
     VolumeId,
 };
 use pando_pool::{Capabilities, Ensured, Inventory, PoolDriver, PoolError, Removed, Room, SimPool, Usage};
+use pando_runtime::compose::SimProjects;
 use pando_runtime::{Outcome, Runtime, SimRuntime, UnitSpec};
 
 use super::agree::known_units;
@@ -118,6 +119,7 @@ pub struct Kit {
     pub engine: SimEngine,
     pub still: StillEngine,
     pub runtime: Arc<SimRuntime>,
+    pub projects: Arc<SimProjects>,
     pub pool: Arc<TestPool>,
     pub hooks: Arc<Hooked>,
     pub world: Arc<World>,
@@ -159,7 +161,10 @@ pub fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-fn world(dir: &Path, kit: (&Arc<ManualClock>, &SimEngine, &StillEngine, &Arc<SimRuntime>, &Arc<TestPool>)) -> World {
+/// What outlives a daemon.
+type Around<'a> = (&'a Arc<ManualClock>, &'a SimEngine, &'a StillEngine, &'a Arc<SimRuntime>, &'a Arc<TestPool>);
+
+fn world(dir: &Path, kit: Around<'_>, projects: &Arc<SimProjects>) -> World {
     let (clock, engine, still, runtime, pool) = kit;
     let home = Home::open(&dir.join("home")).unwrap();
     let mut world = World::new(Parts {
@@ -168,6 +173,7 @@ fn world(dir: &Path, kit: (&Arc<ManualClock>, &SimEngine, &StillEngine, &Arc<Sim
         engines: vec![Arc::new(engine.clone()), Arc::new(still.clone())],
         runtime: runtime.clone(),
         docker: None,
+        projects: projects.clone(),
         clock: clock.clone(),
         fail: FailPoints::default(),
         account: None,
@@ -185,6 +191,7 @@ pub struct Mold {
     files: tempfile::TempDir,
     engine: SimEngine,
     runtime: SimRuntime,
+    projects: SimProjects,
     now: Timestamp,
 }
 
@@ -196,7 +203,8 @@ impl Mold {
         }
         copy(self.files.path(), self.dir.path());
         let clock = Arc::new(ManualClock::at(self.now));
-        Kit::over(self.dir.clone(), clock.clone(), self.engine.fork(clock), self.runtime.fork())
+        let sims = (self.runtime.fork(), self.projects.fork());
+        Kit::over(self.dir.clone(), clock.clone(), self.engine.fork(clock), sims)
     }
 }
 
@@ -230,10 +238,16 @@ impl Kit {
         let dir = place();
         let clock = Arc::new(ManualClock::at(time("2026-11-21T10:00:00Z")));
         let engine = SimEngine::new(clock.clone());
-        Self::over(Arc::new(dir), clock, engine, SimRuntime::new())
+        Self::over(Arc::new(dir), clock, engine, (SimRuntime::new(), SimProjects::default()))
     }
 
-    fn over(dir: Arc<tempfile::TempDir>, clock: Arc<ManualClock>, engine: SimEngine, runtime: SimRuntime) -> Self {
+    fn over(
+        dir: Arc<tempfile::TempDir>,
+        clock: Arc<ManualClock>,
+        engine: SimEngine,
+        (runtime, projects): (SimRuntime, SimProjects),
+    ) -> Self {
+        let projects = Arc::new(projects);
         let still = StillEngine::new(clock.clone());
         let (runtime, pool) = (Arc::new(runtime), Arc::new(TestPool::open(&dir.path().join("pool"))));
         let syncing = still.clone();
@@ -248,8 +262,8 @@ impl Kit {
             }
             Outcome { code: Some(0), log: String::new() }
         });
-        let world = Arc::new(world(dir.path(), (&clock, &engine, &still, &runtime, &pool)));
-        Self { dir, clock, engine, still, runtime, pool, hooks, world }
+        let world = Arc::new(world(dir.path(), (&clock, &engine, &still, &runtime, &pool), &projects));
+        Self { dir, clock, engine, still, runtime, projects, pool, hooks, world }
     }
 
     /// Keeps all as it is now. Making it anew takes much longer than casting it.
@@ -257,13 +271,14 @@ impl Kit {
         let files = place();
         copy(self.dir.path(), files.path());
         let engine = self.engine.fork(self.clock.clone());
-        Mold { dir: self.dir.clone(), files, engine, runtime: self.runtime.fork(), now: self.world.now() }
+        let (runtime, projects) = (self.runtime.fork(), self.projects.fork());
+        Mold { dir: self.dir.clone(), files, engine, runtime, projects, now: self.world.now() }
     }
 
     /// The daemon died and is started again, without recovery.
     pub fn reopen(&mut self) {
-        self.world =
-            Arc::new(world(self.dir.path(), (&self.clock, &self.engine, &self.still, &self.runtime, &self.pool)));
+        let around = (&self.clock, &self.engine, &self.still, &self.runtime, &self.pool);
+        self.world = Arc::new(world(self.dir.path(), around, &self.projects));
     }
 
     /// The daemon died and is started again.
@@ -433,5 +448,6 @@ pub fn request(from: &str, moment: Option<&str>, clone: &str) -> CloneRequest {
         set: Default::default(),
         runtime: None,
         container: Default::default(),
+        compose: None,
     }
 }

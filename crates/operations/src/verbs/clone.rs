@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
-use pando_catalog::{AppRecord, CloneRecord, Durability, Record, Sealed, VolumeRecord};
+use pando_catalog::{AppRecord, CloneRecord, ComposeProject, Durability, Record, Sealed, VolumeRecord};
 use pando_host::secret::Secret;
 use pando_model::{
     AppState, CloneId, CloneRequest, CloneState, ContainerWish, Moment, Name, OwnerId, PoolSnapshotId, Profile, Timing,
@@ -25,6 +25,7 @@ use crate::journal::{Run, Step, Verb, keep};
 use crate::moments::{self, Plan};
 use crate::owner::Owner;
 use crate::units;
+use crate::volumes::compose;
 use crate::world::{Pin, World};
 
 /// The volume that a clone is made for: a directory of it that containers of the user's get.
@@ -38,6 +39,14 @@ pub struct Wanted {
     pub options: BTreeMap<String, String>,
     /// The password that the clone's own user gets.
     pub password: Option<Sealed>,
+}
+
+/// The Compose project that a clone is made for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Composed {
+    project: ComposeProject,
+    /// The password that its file names.
+    password: Option<Sealed>,
 }
 
 /// A clone in the making.
@@ -56,6 +65,9 @@ pub struct Clone {
     /// Its first volume, if its servers will run in containers of the user's.
     #[serde(default)]
     elsewhere: Option<Wanted>,
+    /// The project of containers that will run on it.
+    #[serde(default)]
+    composed: Option<Composed>,
     /// The hooks' unit.
     hook: UnitId,
     #[serde(skip)]
@@ -78,8 +90,9 @@ impl Verb for Clone {
         Step { name: "hand-over", apply: Self::hand_over, undo: keep },
         Step { name: "timeline", apply: Self::timeline, undo: Self::no_timeline },
         Step { name: "show", apply: Self::show, undo: keep },
+        Step { name: "up", apply: Self::up, undo: Self::down },
     ];
-    const POINT_OF_NO_RETURN: usize = 10;
+    const POINT_OF_NO_RETURN: usize = 11;
 
     fn subject(&self) -> Name {
         self.request.clone.clone()
@@ -92,7 +105,7 @@ impl Verb for Clone {
 
 impl Clone {
     /// A clone as asked for. Refuses what cannot be before anything is made.
-    pub fn new(world: &World, request: CloneRequest) -> Done<Self> {
+    pub fn new(world: &World, mut request: CloneRequest) -> Done<Self> {
         if request.lease_seconds.is_some_and(|seconds| seconds <= 0) {
             return Err(usage("a lease must end in the future").hint("for example --for 8h").into());
         }
@@ -107,6 +120,18 @@ impl Clone {
                 .into());
         }
         let container = containers::wished(world, &parent, &request)?;
+        let declared = match &request.compose {
+            Some(file) => Some(compose::declared(world, &parent, &request, file)?),
+            None => None,
+        };
+        let composed = match declared {
+            Some(declared) => {
+                request.profile = request.profile.or(declared.profile).or(Some(Profile::Durable));
+                let password = declared.password.map(|password| world.seal(password.as_bytes())).transpose()?;
+                Some(Composed { project: declared.project, password })
+            }
+            None => None,
+        };
         world.need_room()?;
         let (millis, random) = world.id();
         Ok(Self {
@@ -119,6 +144,7 @@ impl Clone {
             volumes: BTreeMap::new(),
             timing: None,
             elsewhere: None,
+            composed,
             hook: hooks::fresh_unit(world),
             begun: Some(world.clock.instant()),
             pin: None,
@@ -139,10 +165,15 @@ impl Clone {
         Owner::named(&run.world, &self.request.from)
     }
 
+    /// Whether its servers will run in containers of the user's.
+    fn is_elsewhere(&self) -> bool {
+        self.elsewhere.is_some() || self.composed.is_some()
+    }
+
     /// Whether its parent's servers run in containers: such a tree is handed on as it is. It was cut off production
     /// before, its server makes it good after an interruption, and it may belong to an account of the container's.
     fn as_it_is(&self, run: &Run) -> Done<bool> {
-        Ok(self.elsewhere.is_some() && self.parent(run)?.clone.is_some_and(|parent| parent.elsewhere))
+        Ok(self.is_elsewhere() && self.parent(run)?.clone.is_some_and(|parent| parent.elsewhere))
     }
 
     fn stored(&self, run: &Run) -> Done<CloneRecord> {
@@ -161,8 +192,9 @@ impl Clone {
         let world = &run.world;
         let parent = self.parent(run)?;
         let wanted = self.elsewhere.as_ref();
-        let kept = parent.clone.as_ref().filter(|parent| wanted.is_some() && parent.elsewhere);
-        let password = match (wanted.and_then(|wanted| wanted.password.clone()), kept) {
+        let kept = parent.clone.as_ref().filter(|parent| self.is_elsewhere() && parent.elsewhere);
+        let of_project = self.composed.as_ref().and_then(|composed| composed.password.clone());
+        let password = match (wanted.and_then(|wanted| wanted.password.clone()).or(of_project), kept) {
             (Some(told), _) => told,
             (None, Some(parent)) => parent.password.clone(),
             (None, None) => world.seal(Secret::generate().reveal().as_bytes())?,
@@ -185,10 +217,11 @@ impl Clone {
             lease_until: lease.and_then(|span| self.asked_at.checked_add(span).ok()),
             lease_warned: false,
             created_at: self.asked_at,
-            elsewhere: wanted.is_some(),
+            elsewhere: self.is_elsewhere(),
             password,
             set,
             container: self.container.clone(),
+            compose: self.composed.as_ref().map(|composed| composed.project.clone()),
             sources: BTreeMap::new(),
             timing: Timing { storage_ms: 0, ready_ms: 0 },
             former: None,
@@ -239,7 +272,7 @@ impl Clone {
         };
         self.pin = Some(run.world.pin(&parent.id));
         let plan = moments::resolve(run, &parent, &self.moment())?;
-        if parent.clone.as_ref().is_some_and(|parent| parent.elsewhere) && self.elsewhere.is_none() {
+        if parent.clone.as_ref().is_some_and(|parent| parent.elsewhere) && !self.is_elsewhere() {
             provision::readable(&run.world, &parent, &plan)?;
         }
         self.volumes = provision::volumes(&plan, &self.fresh);
@@ -328,7 +361,7 @@ impl Clone {
 
     /// Where its servers run elsewhere, they are stopped here for good.
     fn hand_over(&mut self, run: &Run) -> Done<()> {
-        if self.elsewhere.is_none() {
+        if !self.is_elsewhere() {
             return Ok(());
         }
         let record = self.stored(run)?;
@@ -363,6 +396,17 @@ impl Clone {
         record.timing = Timing { storage_ms, ready_ms: self.elapsed() };
         run.world.catalog.note(&record)?;
         Ok(())
+    }
+}
+
+impl Clone {
+    /// The containers of its project. Their engine makes the volumes, which mount what is shown by now.
+    fn up(&mut self, run: &Run) -> Done<()> {
+        compose::up(run, &self.id)
+    }
+
+    fn down(&mut self, run: &Run) -> Done<()> {
+        compose::down(run, &self.id)
     }
 }
 

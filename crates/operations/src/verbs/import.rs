@@ -131,6 +131,7 @@ impl Import {
             problem: None,
             lease_until: None,
             lease_warned: false,
+            compose: None,
             created_at: self.asked_at,
             elsewhere: false,
             password: world.seal(Secret::generate().reveal().as_bytes())?,

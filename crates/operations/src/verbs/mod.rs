@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod bookmark;
 pub mod clone;
+pub mod create;
 pub mod export;
 pub mod import;
 pub mod lease;
@@ -54,6 +55,7 @@ verbs!(
     bookmark::Bookmark,
     bookmark::Unbookmark,
     clone::Clone,
+    create::Create,
     export::Export,
     import::Import,
     lease::Lease,

@@ -22,6 +22,7 @@ use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
 use crate::moments::{self, Plan};
 use crate::owner::Owner;
+use crate::volumes::compose;
 use crate::world::{Pin, World};
 use crate::{units, volumes};
 
@@ -64,6 +65,7 @@ impl Verb for Refresh {
         Step { name: "pre-hooks", apply: Self::pre, undo: Self::no_hook },
         Step { name: "resolve", apply: Self::resolve, undo: keep },
         Step { name: "volume", apply: Self::volume, undo: Self::no_volume },
+        Step { name: "halt", apply: Self::halt, undo: keep },
         Step { name: "stop", apply: Self::stop, undo: Self::start_again },
         Step { name: "stage", apply: Self::stage, undo: keep },
         Step { name: "start", apply: Self::start, undo: Self::stop_new },
@@ -71,11 +73,12 @@ impl Verb for Refresh {
         Step { name: "configure", apply: Self::configure, undo: Self::no_hook },
         Step { name: "hand-over", apply: Self::hand_over, undo: keep },
         Step { name: "swap", apply: Self::swap, undo: Self::swap_back },
+        Step { name: "resume", apply: Self::resume, undo: Self::halt_new },
         Step { name: "post-hooks", apply: Self::post, undo: Self::no_hook },
         Step { name: "timeline", apply: Self::timeline, undo: keep },
         Step { name: "clear", apply: Self::clear, undo: keep },
     ];
-    const POINT_OF_NO_RETURN: usize = 12;
+    const POINT_OF_NO_RETURN: usize = 14;
 
     fn subject(&self) -> Name {
         self.clone.clone()
@@ -106,7 +109,10 @@ impl Refresh {
                 .hint(format!("pando rewind {clone}@MOMENT sets it back to a snapshot of its own"))
                 .into());
         }
-        volumes::refuse_in_use(world, record, &record.sources)?;
+        // A project of its own is stopped for it.
+        if record.compose.is_none() {
+            volumes::refuse_in_use(world, record, &record.sources)?;
+        }
         if origin != Origin::Former {
             world.need_room()?;
         }
@@ -200,6 +206,20 @@ impl Refresh {
     /// Whether the old servers may have been stopped: the record says so before they are.
     fn is_stopped(&self, run: &Run) -> Done<bool> {
         Ok(self.record(run)?.state == CloneState::Refreshing)
+    }
+
+    /// Stops the containers of the clone's project. Those that ran are started at the end, also of one that fails.
+    fn halt(&mut self, run: &Run) -> Done<()> {
+        compose::halt(run, &self.before.id)
+    }
+
+    fn resume(&mut self, run: &Run) -> Done<()> {
+        compose::resume(run, &self.before.id)
+    }
+
+    /// The new data is about to go: nobody may use it.
+    fn halt_new(&mut self, run: &Run) -> Done<()> {
+        if trees(&self.record(run)?.sources) == trees(&self.sources) { self.halt(run) } else { Ok(()) }
     }
 
     /// Stops the old servers. Their data may be wanted back: an orderly stop.

@@ -15,6 +15,7 @@ use crate::fault::{Done, Fault, refused};
 use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
 use crate::owner::Owner;
+use crate::volumes::compose;
 use crate::world::World;
 use crate::{units, volumes};
 
@@ -34,13 +35,15 @@ pub struct Remove {
 impl Verb for Remove {
     const WORD: &'static str = "rm";
     const STEPS: &'static [Step<Self>] = &[
+        Step { name: "halt", apply: Self::halt, undo: keep },
         Step { name: "mark", apply: Self::mark, undo: Self::unmark },
         Step { name: "pre-destroy", apply: Self::pre, undo: Self::no_hook },
+        Step { name: "down", apply: Self::down, undo: keep },
         Step { name: "stop", apply: Self::stop, undo: keep },
         Step { name: "destroy", apply: Self::destroy, undo: keep },
         Step { name: "forget", apply: Self::forget, undo: keep },
     ];
-    const POINT_OF_NO_RETURN: usize = 2;
+    const POINT_OF_NO_RETURN: usize = 3;
 
     fn subject(&self) -> Name {
         self.clone.clone()
@@ -64,7 +67,10 @@ impl Remove {
                 .hint(format!("remove them first: pando rm {}", children.join(" ")))
                 .into());
         }
-        volumes::refuse_in_use(world, record, &record.sources)?;
+        // A project of its own is stopped for it.
+        if record.compose.is_none() {
+            volumes::refuse_in_use(world, record, &record.sources)?;
+        }
         let mut volumes: Vec<VolumeId> = record.sources.values().map(|source| source.volume.clone()).collect();
         volumes.extend(record.former.iter().flat_map(|former| former.sources.values()).map(|s| s.volume.clone()));
         volumes.sort();
@@ -78,6 +84,22 @@ impl Remove {
             seats: record.sources.values().map(|source| source.seat.clone()).collect(),
             hook: hooks::fresh_unit(world),
         })
+    }
+
+    /// Stops the containers of the clone's project.
+    fn halt(&mut self, run: &Run) -> Done<()> {
+        match &self.owner {
+            OwnerId::Clone(clone) => compose::halt(run, clone),
+            OwnerId::App(_) => Ok(()),
+        }
+    }
+
+    /// Takes them away.
+    fn down(&mut self, run: &Run) -> Done<()> {
+        match &self.owner {
+            OwnerId::Clone(clone) => compose::down(run, clone),
+            OwnerId::App(_) => Ok(()),
+        }
     }
 
     fn mark(&mut self, run: &Run) -> Done<()> {

@@ -3,34 +3,42 @@
 use pando_catalog::{CloneRecord, VolumeRecord};
 use pando_model::{CloneRequest, CloneState, Name, OwnerId, Profile, RuntimeKind};
 
-use super::group;
 use super::options::Wish;
+use super::{compose, group};
 use crate::fault::{Done, Fault, not_found, refused, usage};
 use crate::owner::Owner;
 use crate::verbs::clone::Wanted;
+use crate::verbs::create::Empty;
 use crate::world::World;
 
 /// What a volume is to be.
 pub enum Birth {
     /// A directory of a clone that is there.
     Join(VolumeRecord),
+    /// An empty one.
+    Empty(Empty),
     /// A directory of a new clone.
     Make(Box<CloneRequest>, Wanted),
 }
 
 /// Decides. Nobody else decides meanwhile.
 pub fn of(world: &World, name: &Name, wish: Wish) -> Done<Birth> {
+    if let Some(volume) = compose::volume_of(world, name, &wish)? {
+        return Ok(Birth::Join(volume));
+    }
     if let Some(clone) = &wish.clone
         && world.catalog.owner(clone)?.is_some()
     {
         return attached(world, name, &wish, clone);
     }
     let Some(from) = &wish.from else {
-        let problem = match &wish.clone {
-            Some(clone) => not_found(format!("there is no clone {clone}")).hint("with from= it is made"),
-            None => usage(format!("{name} is to be a copy of nothing")).hint("-o from=APP"),
+        return match &wish.clone {
+            Some(clone) => Err(not_found(format!("there is no clone {clone}")).hint("with from= it is made").into()),
+            None => {
+                let Wish { uid, gid, mode, kept: options, .. } = wish;
+                Ok(Birth::Empty(Empty { name: name.clone(), options, uid, gid, mode }))
+            }
         };
-        return Err(problem.into());
     };
     let parent = Owner::named(world, from)?;
     let source = source(world, &parent, from, wish.source.as_ref())?;
@@ -49,6 +57,7 @@ pub fn of(world: &World, name: &Name, wish: Wish) -> Done<Birth> {
         record: false,
         runtime: Some(RuntimeKind::Process),
         container: Default::default(),
+        compose: None,
         lease_seconds: None,
         set: Default::default(),
     };
@@ -112,7 +121,7 @@ fn attached(world: &World, name: &Name, wish: &Wish, to: &Name) -> Done<Birth> {
 }
 
 /// Which source: as named, the only one, or that of the volume that is copied.
-fn source(world: &World, parent: &Owner, from: &Name, wanted: Option<&Name>) -> Done<Name> {
+pub fn source(world: &World, parent: &Owner, from: &Name, wanted: Option<&Name>) -> Done<Name> {
     let known: Vec<String> = parent.sources.keys().map(Name::to_string).collect();
     if let Some(wanted) = wanted {
         if parent.sources.contains_key(wanted) {
@@ -135,7 +144,8 @@ fn source(world: &World, parent: &Owner, from: &Name, wanted: Option<&Name>) -> 
     }
 }
 
-fn fits(parent: &Owner, source: &Name) -> Done<()> {
+/// Refuses a source whose server cannot run in a container of the user's.
+pub fn fits(parent: &Owner, source: &Name) -> Done<()> {
     match parent.sources.get(source) {
         Some(held) if !held.engine.hands_over() => {
             Err(refused(format!("{source} is a {} source, whose server cannot run in a container of yours", held.kind))

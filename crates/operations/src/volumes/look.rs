@@ -140,7 +140,8 @@ fn mismatch(volume: &VolumeRecord, clone: &CloneRecord) -> Vec<String> {
     let option = |name: &str| volume.options.get(name).map(String::as_str);
     let asked = Wish::read(&volume.options).map(|wish| wish.asked()).unwrap_or_default();
     let mut found = Vec::new();
-    if option("from").is_some() && clone.asked != asked {
+    // The clone of a project decides the moment, whatever its file says.
+    if option("from").is_some() && clone.compose.is_none() && clone.asked != asked {
         found.push(format!("made at {asked}, now at {} ({})", clone.asked, clone.moment));
     }
     if let Some(profile) = option("profile")

@@ -10,27 +10,34 @@
 //! | `options.rs` | `-o name=value` |
 //! | `birth.rs` | what a volume is to be |
 //! | `group.rs` | which volumes belong together |
+//! | `compose.rs` | projects that run on a clone |
+//! | `init.rs` | the files that a project begins with |
 //! | `in_use.rs` | whether somebody uses them now |
 //! | `look.rs` | what an engine is shown |
 
 mod birth;
+pub mod compose;
 mod group;
 pub mod in_use;
+mod init;
 pub mod look;
 mod options;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pando_catalog::{CloneRecord, VolumeRecord};
 use pando_host::Holder;
-use pando_model::{CloneState, Name, OperationId, OperationState, OperationView, OwnerId, Problem, Request};
+use pando_model::{
+    CloneId, CloneState, ComposeView, Name, OperationId, OperationState, OperationView, OwnerId, Problem, Request,
+};
 
 use crate::facade::{Pando, outward};
 use crate::fault::{IntoProblem, failed, refused, usage};
 use crate::verbs::clone::Clone;
+use crate::verbs::create::Create;
 use crate::verbs::remove::Remove;
 use crate::verbs::volume::{Attach, Detach};
 
@@ -51,6 +58,8 @@ pub struct Volumes {
     deciding: Mutex<()>,
     /// Volumes that are made behind, because whoever asked could not wait.
     behind: Mutex<HashMap<Name, OperationId>>,
+    /// When services that are owed a start were last tried.
+    tried: Mutex<HashMap<CloneId, Instant>>,
 }
 
 impl Default for Volumes {
@@ -61,6 +70,7 @@ impl Default for Volumes {
             counted: look::Counted::default(),
             deciding: Mutex::default(),
             behind: Mutex::default(),
+            tried: Mutex::default(),
         }
     }
 }
@@ -68,6 +78,21 @@ impl Default for Volumes {
 impl Volumes {
     fn decide(&self) -> MutexGuard<'_, ()> {
         self.deciding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is time to try a start again.
+    pub fn may_try(&self, clone: &CloneId, now: Instant, every: Duration) -> bool {
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = tried.get(clone).is_none_or(|last| now.duration_since(*last) >= every);
+        if due {
+            tried.insert(clone.clone(), now);
+        }
+        due
+    }
+
+    /// That a start did not fail: the next one need not wait.
+    pub fn succeeded(&self, clone: &CloneId) {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner).remove(clone);
     }
 
     fn behind(&self) -> MutexGuard<'_, HashMap<Name, OperationId>> {
@@ -129,6 +154,10 @@ impl Pando {
         let claim = format!("volume/{name}");
         let view = match outward(birth::of(&self.world, name, wish))? {
             Birth::Join(volume) => self.begin(&[claim], |_| Ok(Attach::new(volume)))?,
+            Birth::Empty(wanted) => {
+                let claims = [name.to_string(), claim];
+                self.begin(&claims, |world| Create::new(world, wanted))?
+            }
             Birth::Make(request, wanted) => {
                 let claims = [request.clone.to_string(), claim];
                 self.begin(&claims, |world| Clone::for_containers(world, *request, wanted))?
@@ -142,6 +171,14 @@ impl Pando {
             }
             self.world.wait_for_bell(seen, Duration::from_millis(20));
         }
+    }
+
+    /// What a person begins a Compose project on clones of an app with.
+    ///
+    /// # Errors
+    /// When there is no app of that name.
+    pub fn compose_files(&self, app: &Name) -> Result<ComposeView, Problem> {
+        outward(init::files(&self.world, app))
     }
 
     /// A volume, as an engine sees it. Waits for nothing.

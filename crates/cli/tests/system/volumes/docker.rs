@@ -15,7 +15,7 @@ pub fn word(driver: &Driver) -> String {
 }
 
 /// Runs a command of Docker's that must fail; what it says.
-fn fails(docker: &Docker, args: &[&str]) -> String {
+pub fn fails(docker: &Docker, args: &[&str]) -> String {
     let output = docker.output(args);
     assert!(!output.status.success(), "docker {args:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()

@@ -2,7 +2,9 @@
 
 mod docker;
 mod driver;
+mod empty;
 mod engines;
+mod project;
 
 use std::fs;
 use std::time::{Duration, Instant};

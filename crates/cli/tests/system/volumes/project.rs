@@ -1,0 +1,118 @@
+//! A Compose project that Pando brings up on a clone, stops and starts around what it does to the data, and takes away.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pando_testkit::{Docker, Image, tools, wait_until};
+use serde_json::json;
+
+use super::docker::word;
+use super::driver::{Driver, fresh_socket};
+use crate::any_second::{ROWS, table};
+use crate::stand::Stand;
+
+/// A project's file as `compose init` wrote it for this driver, with the application that a person adds.
+fn written(stand: &Stand, dir: &std::path::Path, driver: &Driver, image: &str) -> PathBuf {
+    let place = dir.to_str().unwrap();
+    stand.json(&["compose", "init", "shop", place]);
+    let said = stand.fails(4, &["compose", "init", "shop", place]);
+    assert!(said.contains("is there already"), "{said}");
+    let file = dir.join("compose.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(&format!("image: {image}\n")), "{text}");
+    assert!(
+        text.contains("DB_URL: postgres://pando:${PASSWORD}@db/postgres") && text.contains("files:/srv/files"),
+        "{text}"
+    );
+    let web = format!(
+        "  web:\n    image: {image}\n    command: sleep infinity\n    init: true\n    depends_on:\n      db:\n        \
+         condition: service_healthy\n    volumes:\n      - files:/srv/files\n\nvolumes:\n"
+    );
+    let text = text.replace("driver: pando\n", &format!("driver: {}\n", word(driver)));
+    fs::write(
+        &file,
+        text.replace("volumes:\n  db:", &format!("{web}  db:")).replace("\n\nvolumes:\n  web:", "\n\n  web:"),
+    )
+    .unwrap();
+    file
+}
+
+#[test]
+fn a_project_is_brought_up_on_a_clone_and_stopped_for_what_is_done_to_it() {
+    if !tools::require("docker-compose") {
+        return;
+    }
+    let Some(docker) = Docker::start() else { return };
+    let driver = Driver(fresh_socket("project"));
+    let host = docker.host();
+    let env = [("PANDO_VOLUME_PLUGIN", driver.0.to_str().unwrap()), ("DOCKER_HOST", host.as_str())];
+    let Some(stand) = Stand::with_env(&env) else { return };
+    table(&stand.production);
+    stand.production.psql("INSERT INTO mark VALUES (1)");
+    fs::write(stand.files().join("page"), "one").unwrap();
+    stand.link_both(&[]);
+    let image = docker.image(Image::Postgres);
+    let dir = tempfile::tempdir().unwrap();
+    let file = written(&stand, dir.path(), &driver, &image);
+    let path = file.to_str().unwrap();
+
+    let view = stand.json(&["clone", "shop", "pro1", "--compose", path]);
+    assert_eq!(view["volumes"], json!({ "pro1_db": "db", "pro1_files": "files" }), "{view}");
+    assert_eq!((&view["compose"], &view["profile"]), (&json!(path), &json!("durable")));
+    let env_file = fs::read_to_string(dir.path().join(".env")).unwrap();
+    let password = view["sources"]["db"]["password"].as_str().unwrap();
+    assert!(env_file.contains(&format!("PASSWORD={password}\n")), "the clone's password is the file's");
+    let ask = |sql: &str| docker.output(&["exec", "pro1_db_1", "psql", "-U", "pando", "-d", "postgres", "-AtXc", sql]);
+    let rows = || String::from_utf8_lossy(&ask(ROWS).stdout).trim().replace('\n', " ");
+    let page = || {
+        String::from_utf8_lossy(&docker.output(&["exec", "pro1_web_1", "cat", "/srv/files/page"]).stdout).into_owned()
+    };
+    let shows = |rows_then: &str, page_then: &str| {
+        let there = || rows() == rows_then && page() == page_then;
+        assert!(wait_until(Duration::from_secs(30), there), "{} {}: {}", rows(), page(), docker.run(&["ps", "-a"]));
+    };
+    shows("1", "one");
+    stand.fails(4, &["clone", "shop", "pro1", "--compose", path]);
+
+    // Refreshed, rewound and undone under the running project.
+    stand.production.psql("INSERT INTO mark VALUES (2)");
+    fs::write(stand.files().join("page"), "two").unwrap();
+    stand.json(&["refresh", "pro1@now"]);
+    shows("1 2", "two");
+    stand.json(&["bookmark", "pro1", "here"]);
+    assert!(ask("INSERT INTO mark VALUES (10)").status.success());
+    stand.json(&["rewind", "pro1@here"]);
+    shows("1 2", "two");
+    stand.json(&["undo", "pro1"]);
+    shows("1 2 10", "two");
+    assert_eq!(driver.status("pro1_db")["mismatch"], json!(null), "the project's clone decides the moment");
+
+    // A service that was stopped stays so. What another container uses is not taken away, and the project goes on.
+    docker.run(&["stop", "pro1_web_1"]);
+    docker.run(&["run", "-d", "--init", "--name", "other", "-v", "pro1_files:/srv/files", &image, "sleep", "infinity"]);
+    let said = stand.fails(4, &["refresh", "pro1@now"]);
+    assert!(said.contains("in use by container"), "{said}");
+    assert!(wait_until(Duration::from_secs(30), || rows() == "1 2 10"), "{}", docker.run(&["ps", "-a"]));
+    docker.run(&["rm", "-fv", "other"]);
+    stand.json(&["refresh", "pro1@now"]);
+    assert!(wait_until(Duration::from_secs(30), || rows() == "1 2"), "{}", docker.run(&["ps", "-a"]));
+    assert_eq!(docker.run(&["ps", "-q", "--filter", "name=pro1_web_1"]), "");
+
+    // One that cannot come up leaves nothing.
+    let bad = dir.path().join("bad.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&bad, text.replace("    init: true\n", "    ports: [\"192.0.2.1:80:80\"]\n")).unwrap();
+    let said = stand.fails(1, &["clone", "shop", "pro2", "--compose", bad.to_str().unwrap()]);
+    assert!(said.contains("starting the project pro2"), "{said}");
+    assert_eq!(docker.run(&["ps", "-aq", "--filter", "name=pro2"]), "");
+    stand.fails(3, &["show", "pro2"]);
+    assert_eq!(driver.names(), ["pro1_db", "pro1_files"]);
+
+    stand.json(&["rm", "pro1"]);
+    assert_eq!((docker.run(&["ps", "-aq"]), docker.run(&["volume", "ls", "-q"])), (String::new(), String::new()));
+    drop(docker);
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    stand.end(&[]);
+}
