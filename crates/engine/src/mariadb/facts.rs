@@ -111,18 +111,19 @@ pub fn look(
          certainly committed by then"
             .to_owned(),
     ];
-    if facts.plain_tables > 0 {
+    let near = near::look(url, &facts);
+    let backup = installations.of(facts.series).and_then(|installation| installation.tool("mariadb-backup")).is_ok();
+    if facts.plain_tables > 0 && !(backup && matches!(near, Ok(Near::Here(_)))) {
         notes.push(format!(
             "{} tables take no part in transactions (MyISAM, Aria …): the first copy of them is of the time it was made",
             facts.plain_tables
         ));
     }
-    match near::look(url, &facts) {
+    match near {
         Ok(Near::Here(dir)) => {
-            let backup = installations.of(facts.series).and_then(|installation| installation.tool("mariadb-backup"));
             notes.push(match backup {
-                Ok(_) => format!("the first copy is one of production's files in {} (mariadb-backup)", dir.display()),
-                Err(_) => format!(
+                true => format!("the first copy is one of production's files in {} (mariadb-backup)", dir.display()),
+                false => format!(
                     "production's files are here ({}): with mariadb-backup the first copy would not be a dump but one \
                      of files, which is faster (apt-get install mariadb-backup)",
                     dir.display()

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! production ══ one replication connection (GTID) ══▶ relay log = LOG/epoch-N/live ──▶ applied by the mirror
-//!      └───── a look each second: position and clock (`mariadb`) ──▶ up to when is the log complete?
+//!      └───── a look twice a second: position and clock (`mariadb`) ──▶ up to when is the log complete?
 //! ```
 //!
 //! # Crash consistency
@@ -34,8 +34,8 @@ use crate::session::{connect, failed};
 use crate::wire::{ClientError, Rows, literal};
 use crate::{EngineError, Link, Pulse, Seat, Source, UnitPlan, seat};
 
-/// How often production is looked at.
-const LOOKS: Duration = Duration::from_secs(1);
+/// How often production is looked at: the timeline lags by as much.
+const LOOKS: Duration = Duration::from_millis(500);
 
 pub fn place<'a>(seat: &'a Seat, source: &Source, facts: &Facts) -> Place<'a> {
     Place { data: &seat.data, run: &seat.run, server_id: config::server_id(&source.tag, facts) }

@@ -50,6 +50,7 @@ fn m03_m04_the_first_copy_is_one_of_files_where_they_can_be_reached() {
         stop.store(true, Ordering::Relaxed);
     });
     assert!(stand.notes().contains("one of production's files in /tmp/pando-my-"), "{}", stand.notes());
+    assert!(!stand.notes().contains("take no part in transactions"), "{}", stand.notes());
     let url = stand.copy("blog@now", "now", &[]);
     assert_eq!(at(&url, ROWS), stand.production.sql(ROWS));
     for table in ["counter", "plain", "aria", "list", "seen"] {
