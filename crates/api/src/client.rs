@@ -17,8 +17,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use pando_model::{
     ApplyPlan, BookmarkRequest, CloneRequest, ComposeView, DiskView, DoctorView, EventView, ExportRequest,
-    ImportRequest, LeaseRequest, LinkRequest, ListView, LogView, MomentRequest, Name, OperationId, OperationView,
-    Problem, RefreshRequest, ShowView, SnapshotRequest, TimelineView,
+    ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageView, ImportRequest, LeaseRequest, LinkRequest, ListView,
+    LogView, MomentRequest, Name, OperationId, OperationView, Problem, RefreshRequest, ShowView, SnapshotRequest,
+    TimelineView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -232,6 +233,26 @@ impl Client {
     /// Begins to make a clone of an archive.
     pub async fn import(&self, body: &ImportRequest) -> Answer<OperationView> {
         self.call(Method::POST, paths::IMPORTS, Some(body)).await
+    }
+
+    /// Images with data in them.
+    pub async fn images(&self) -> Answer<Vec<ImageView>> {
+        self.bare(Method::GET, paths::IMAGES).await
+    }
+
+    /// Begins to make an image.
+    pub async fn build_image(&self, body: &ImageRequest) -> Answer<OperationView> {
+        self.call(Method::POST, paths::IMAGES, Some(body)).await
+    }
+
+    /// Begins to send an image to its registry.
+    pub async fn push_image(&self, body: &ImagePushRequest) -> Answer<OperationView> {
+        self.call(Method::POST, paths::IMAGE_PUSH, Some(body)).await
+    }
+
+    /// Begins to forget an image.
+    pub async fn remove_image(&self, body: &ImageRemoveRequest) -> Answer<OperationView> {
+        self.call(Method::POST, paths::IMAGE_REMOVE, Some(body)).await
     }
 
     /// What an `export` gives, piece by piece. Whether it was whole says the operation.

@@ -4,8 +4,8 @@
 
 use pando_model::{
     ApplyPlan, BookmarkRequest, CloneRequest, ComposeView, DiskView, DoctorView, EventView, ExportRequest,
-    ImportRequest, LeaseRequest, LinkRequest, ListView, LogView, OperationView, Problem, RefreshRequest, ShowView,
-    SnapshotRequest, TimelineView,
+    ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageView, ImportRequest, LeaseRequest, LinkRequest, ListView,
+    LogView, OperationView, Problem, RefreshRequest, ShowView, SnapshotRequest, TimelineView,
 };
 use utoipa::OpenApi;
 
@@ -96,6 +96,14 @@ calls! {
     post export, "/v1/names/{name}/exports" (("name" = String, Path, description = "An app's or clone's name")) <- ExportRequest => 202 OperationView;
     /// Make a clone of an archive: the operation waits for a `PUT` of its data
     post import, "/v1/imports" <- ImportRequest => 202 OperationView;
+    /// Images with data in them
+    get images, "/v1/images" => 200 Vec<ImageView>;
+    /// Make an image of data at a moment; what is not said is as it was at the last build of that reference
+    post build_image, "/v1/images" <- ImageRequest => 202 OperationView;
+    /// Send an image to its registry; what is there already is not sent
+    post push_image, "/v1/images/push" <- ImagePushRequest => 202 OperationView;
+    /// Forget an image; engines and registries keep what they have
+    post remove_image, "/v1/images/remove" <- ImageRemoveRequest => 202 OperationView;
     /// What an `export` gives: a tar archive, once; whether it is whole says the operation
     get take_data, "/v1/operations/{id}/data" (("id" = String, Path, description = "The operation's id")) => 200 Vec<u8>;
     /// What an `import` takes: a tar archive; what became of it says the operation
@@ -230,6 +238,9 @@ mod tests {
             CLONE,
             EXPORTS,
             IMPORTS,
+            IMAGES,
+            IMAGE_PUSH,
+            IMAGE_REMOVE,
             DATA,
             CLONE_START,
             CLONE_STOP,

@@ -45,6 +45,12 @@ pub const CLONE: &str = "/v1/clones/{clone}";
 pub const EXPORTS: &str = "/v1/names/{name}/exports";
 /// Make a clone of an archive.
 pub const IMPORTS: &str = "/v1/imports";
+/// Images with data in them: those there are, and making one.
+pub const IMAGES: &str = "/v1/images";
+/// Send an image to its registry.
+pub const IMAGE_PUSH: &str = "/v1/images/push";
+/// Forget an image.
+pub const IMAGE_REMOVE: &str = "/v1/images/remove";
 /// What an operation gives or takes.
 pub const DATA: &str = "/v1/operations/{id}/data";
 /// Start a clone's servers.

@@ -12,6 +12,7 @@
 
 #[cfg(any(test, feature = "crash"))]
 mod crash;
+mod image;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use pando_model::{EventView, Name, OwnerId};
 use rusqlite::{Connection, OptionalExtension, params};
 use thiserror::Error;
 
+pub use image::{BaseRecord, ImageName, ImageRecord};
 pub use record::{
     AppRecord, AppSource, BookmarkRecord, CloneRecord, CloneSource, ComposeProject, ComposeVolume, Former,
     OperationRecord, Record, Sealed, SnapshotRecord, SnapshotSource, StepRecord,
@@ -101,6 +103,12 @@ const SCHEMA: &str = "
 const LATER: &str = "
     CREATE TABLE IF NOT EXISTS volumes (id TEXT PRIMARY KEY, key TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
     CREATE INDEX IF NOT EXISTS volumes_key ON volumes (key);
+    CREATE TABLE IF NOT EXISTS images (id TEXT PRIMARY KEY, key TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
+    CREATE INDEX IF NOT EXISTS images_key ON images (key);
+    CREATE TABLE IF NOT EXISTS image_names (id TEXT PRIMARY KEY, key TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
+    CREATE INDEX IF NOT EXISTS image_names_key ON image_names (key);
+    CREATE TABLE IF NOT EXISTS image_bases (id TEXT PRIMARY KEY, key TEXT NOT NULL, doc TEXT NOT NULL) STRICT;
+    CREATE INDEX IF NOT EXISTS image_bases_key ON image_bases (key);
 ";
 
 /// The catalog of one home.

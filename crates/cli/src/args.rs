@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use pando_model::{ErrorKind, Problem, SnapshotRequest};
 
 use crate::commands::{
-    adopt, apply, clone, compose, connect, generate, keep, link, look, serve, time, toolkit, travel,
+    adopt, apply, clone, compose, connect, generate, image, keep, link, look, serve, time, toolkit, travel,
 };
 use crate::demo::DemoArgs;
 use crate::errors::{Done, Error};
@@ -104,6 +104,8 @@ pub enum Command {
     Export(travel::ExportArgs),
     /// Make a clone of an archive that export wrote, here or on another machine
     Import(travel::ImportArgs),
+    /// Images of containers with data in them: build, push, update, list, forget
+    Image(image::ImageArgs),
     /// Print a clone's addresses as shell variables
     Env(connect::EnvArgs),
     /// Open a shell on a clone: psql for a database, a shell in the directory for files

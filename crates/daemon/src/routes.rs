@@ -12,8 +12,9 @@ use axum::{Json, Router};
 use pando_api::{InitRequest, MAX_WAIT_MS, VersionView, openapi_json, paths};
 use pando_model::{
     ApplyPlan, BookmarkRequest, CloneRequest, ComposeView, DiskView, DoctorView, ErrorKind, EventView, ExportRequest,
-    ImportRequest, LeaseRequest, LinkRequest, ListView, LogView, Moment, MomentRequest, Name, OperationId,
-    OperationView, Problem, RefreshRequest, Request, ShowView, SnapshotRequest, TimelineView,
+    ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageView, ImportRequest, LeaseRequest, LinkRequest, ListView,
+    LogView, Moment, MomentRequest, Name, OperationId, OperationView, Problem, RefreshRequest, Request, ShowView,
+    SnapshotRequest, TimelineView,
 };
 use pando_operations::Pando;
 use serde::Deserialize;
@@ -53,6 +54,7 @@ fn reads() -> Router<Daemon> {
         .route(paths::LOGS, get(logs))
         .route(paths::COMPOSE, get(compose_files))
         .route(paths::DISK, get(disk))
+        .route(paths::IMAGES, get(images).post(build_image))
         .route(paths::OPERATIONS, get(operations))
         .route(paths::OPERATION, get(operation))
         .route(paths::DATA, get(take_data).put(give_data))
@@ -73,6 +75,8 @@ fn writes() -> Router<Daemon> {
         .route(paths::CLONE, delete(remove))
         .route(paths::EXPORTS, post(export))
         .route(paths::IMPORTS, post(import))
+        .route(paths::IMAGE_PUSH, post(push_image))
+        .route(paths::IMAGE_REMOVE, post(remove_image))
         .route(paths::CLONE_START, on_name(|clone| Request::Start { clone }))
         .route(paths::CLONE_STOP, on_name(|clone| Request::Stop { clone }))
         .route(paths::CLONE_PROMOTE, on_name(|clone| Request::Promote { clone }))
@@ -239,6 +243,22 @@ async fn export(
 
 async fn import(State(daemon): State<Daemon>, InBody(body): InBody<ImportRequest>) -> Begun {
     daemon.submit(Request::Import(body)).await
+}
+
+async fn images(State(daemon): State<Daemon>) -> Views<Vec<ImageView>> {
+    view(move || daemon.pando.images()).await
+}
+
+async fn build_image(State(daemon): State<Daemon>, InBody(body): InBody<ImageRequest>) -> Begun {
+    daemon.submit(Request::BuildImage(body)).await
+}
+
+async fn push_image(State(daemon): State<Daemon>, InBody(body): InBody<ImagePushRequest>) -> Begun {
+    daemon.submit(Request::PushImage(body)).await
+}
+
+async fn remove_image(State(daemon): State<Daemon>, InBody(body): InBody<ImageRemoveRequest>) -> Begun {
+    daemon.submit(Request::RemoveImage(body)).await
 }
 
 async fn take_data(State(daemon): State<Daemon>, InPath(id): InPath<OperationId>) -> Answer<Response> {

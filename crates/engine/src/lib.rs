@@ -265,6 +265,21 @@ pub struct ImageContent {
     pub files: Vec<String>,
 }
 
+/// How a server's official image has its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Baked {
+    /// The data's directory in it.
+    pub path: String,
+    /// The name of the account that the server runs as in it.
+    pub account: &'static str,
+    /// The port that its server listens on.
+    pub port: u16,
+    /// What its server would say to `--version`; none where its environment does not tell.
+    pub version: Option<String>,
+    /// What the image runs instead of what it runs otherwise, so that the server finds its settings in the data.
+    pub command: Option<Vec<String>>,
+}
+
 /// Why a call did not do its work.
 #[derive(Debug, Error)]
 pub enum EngineError {
@@ -443,6 +458,18 @@ pub trait Engine: Send + Sync {
     /// Whether the server of a recording clone writes its log itself, and so needs its directory.
     fn server_writes_log(&self) -> bool {
         false
+    }
+    /// How an image with that environment has its data; `None`: a tree of this kind is no data of an image's.
+    fn baked(&self, _env: &dyn Fn(&str) -> Option<String>) -> Option<Baked> {
+        None
+    }
+    /// Makes a stopped, sanitised tree the data of an image: handed over, and without what no first start needs.
+    fn bake(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
+        self.hand_over(seat, source, stage)
+    }
+    /// The largest things in a served tree, by name and bytes, the largest first; empty where the kind has no names.
+    fn largest(&self, _seat: &Seat, _source: &Source) -> Result<Vec<(String, u64)>, EngineError> {
+        Ok(Vec::new())
     }
     /// What of a tree an image does not suit: a fatal finding keeps its server from starting in it.
     fn suits(&self, _: &Seat, _: &Source, _image: &ImageContent) -> Result<Vec<Finding>, EngineError> {

@@ -114,7 +114,7 @@ fn small<W: Write>(tar: &mut Writer<W>, path: &str, text: &[u8]) -> io::Result<(
 }
 
 /// Copies a file's data, piece by piece.
-fn copy<W: Write>(
+pub(crate) fn copy<W: Write>(
     tar: &mut Writer<W>,
     entry: &Entry,
     file: &File,
@@ -322,7 +322,7 @@ impl<S> Digesting<S> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

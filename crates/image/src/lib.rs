@@ -1,4 +1,4 @@
-//! Trees packed to travel: archives that `export` writes and `import` reads.
+//! Trees packed to travel: archives that `export` writes and `import` reads, and images of containers.
 //!
 //! Knows bytes, paths and digests; nothing of databases, clones or the catalog. Calls block.
 //!
@@ -6,12 +6,14 @@
 //! |---|---|
 //! | `archive.rs` | the archive of `export`: manifest first, trees, digest last; written and read as streams |
 //! | `manifest.rs` | what the manifest says, and what of it is believed |
+//! | `oci/` | images with data in them: blobs, layers, what engines and registries take and give |
 //! | `tar/` | the tar format: a writer, and a reader that refuses whatever the writer would not write |
 //! | `tree.rs` | a directory tree as entries, in a fixed order |
 //! | `unpack.rs` | entries into a directory, never outside of it |
 
 mod archive;
 mod manifest;
+pub mod oci;
 pub mod tar;
 mod tree;
 mod unpack;
@@ -47,6 +49,15 @@ pub enum ImageError {
     /// The tree holds what cannot travel.
     #[error("{0}")]
     Unfit(String),
+    /// A registry did not do what it was asked for.
+    #[error("{0}")]
+    Registry(String),
+    /// A registry does not know us, or does not let us.
+    #[error("the registry {registry} does not allow it")]
+    Denied {
+        /// Which one.
+        registry: String,
+    },
 }
 
 impl ImageError {

@@ -6,6 +6,7 @@
 mod error;
 mod hook;
 mod id;
+mod image;
 mod lsn;
 mod moment;
 mod name;
@@ -19,6 +20,7 @@ mod view;
 pub use error::{ErrorKind, Problem};
 pub use hook::{Edit, EditFormat, Hook, HookPoint};
 pub use id::{AppId, CloneId, IdParseError, OperationId, OwnerId, PoolSnapshotId, SnapshotId, UnitId, VolumeId};
+pub use image::{ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageView, RegistryLogin};
 pub use lsn::{Lsn, LsnParseError};
 pub use moment::{Moment, MomentParseError, Target, parse_span};
 pub use name::{Name, NameError};

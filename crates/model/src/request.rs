@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::hook::{Edit, Hook};
+use crate::image::{ImagePushRequest, ImageRemoveRequest, ImageRequest};
 use crate::moment::Moment;
 use crate::name::Name;
 use crate::policy::Policy;
@@ -247,6 +248,12 @@ pub enum Request {
     },
     /// Make a clone of an archive that is sent.
     Import(ImportRequest),
+    /// Make an image with data in it.
+    BuildImage(ImageRequest),
+    /// Send an image to its registry.
+    PushImage(ImagePushRequest),
+    /// Forget an image.
+    RemoveImage(ImageRemoveRequest),
     /// Start a clone's servers.
     Start {
         /// The clone.
@@ -309,6 +316,9 @@ impl Request {
             Self::Clone(_) => "clone",
             Self::Export { .. } => "export",
             Self::Import(_) => "import",
+            Self::BuildImage(_) => "image-build",
+            Self::PushImage(_) => "image-push",
+            Self::RemoveImage(_) => "image-rm",
             Self::Start { .. } => "start",
             Self::Stop { .. } => "stop",
             Self::Refresh { .. } => "refresh",

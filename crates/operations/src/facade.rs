@@ -32,11 +32,12 @@ use crate::journal::{Run, Verb, bear, drive};
 use crate::owner::Owner;
 use crate::strangers::strangers;
 use crate::verbs::{
-    apply, bookmark, clone, export, import, lease, link, power, promote, recover_any, refresh, remove, snapshot, unlink,
+    apply, bookmark, clone, export, image, import, lease, link, power, promote, recover_any, refresh, remove, snapshot,
+    unlink,
 };
 use crate::volumes::Meant;
 use crate::world::{Parts, World};
-use crate::{follow, transfer, units, views};
+use crate::{follow, images, transfer, units, views};
 
 /// What `pando init` may choose.
 #[derive(Debug, Clone, Default)]
@@ -301,6 +302,18 @@ impl Pando {
                 let names = [body.clone.to_string()];
                 self.begin(&names, |world| import::Import::new(world, body))
             }
+            Request::BuildImage(body) => {
+                let names = images::claims(&body.reference, body.name.as_ref());
+                self.begin(&names, |world| image::ImageBuild::new(world, body))
+            }
+            Request::PushImage(body) => {
+                let names = images::claims(&body.reference, None);
+                self.begin(&names, |world| image::ImagePush::new(world, &body))
+            }
+            Request::RemoveImage(body) => {
+                let names = images::claims(&body.reference, None);
+                self.begin(&names, |world| image::ImageRemove::new(world, &body))
+            }
             Request::Start { clone } => {
                 let names = [clone.to_string()];
                 self.begin(&names, |world| power::Start::new(world, clone))
@@ -457,6 +470,14 @@ impl Pando {
     /// When there is none with that name.
     pub fn show(&self, name: &Name, counted: bool) -> Result<ShowView, Problem> {
         outward(views::show(&self.world, name, counted))
+    }
+
+    /// All images with data in them.
+    ///
+    /// # Errors
+    /// When the catalog or the store of images cannot be read.
+    pub fn images(&self) -> Result<Vec<pando_model::ImageView>, Problem> {
+        outward(images::views(&self.world))
     }
 
     /// The moments that can be asked for.

@@ -161,10 +161,16 @@ macro_rules! faults {
 impl IntoProblem for ImageError {
     fn into_problem(self) -> Problem {
         let kind = match &self {
-            Self::Refused(_) | Self::Unfit(_) => ErrorKind::Refused,
-            Self::Io { .. } | Self::Stream(_) => ErrorKind::Failed,
+            Self::Refused(_) | Self::Unfit(_) | Self::Denied { .. } => ErrorKind::Refused,
+            Self::Io { .. } | Self::Stream(_) | Self::Registry(_) => ErrorKind::Failed,
         };
-        Problem::from_error(kind, &self)
+        let problem = Problem::from_error(kind, &self);
+        match &self {
+            Self::Denied { registry } => problem.hint(format!(
+                "docker login {registry}; or give PANDO_REGISTRY_USER and PANDO_REGISTRY_PASSWORD to this command"
+            )),
+            _ => problem,
+        }
     }
 }
 

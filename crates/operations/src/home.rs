@@ -93,6 +93,11 @@ impl Home {
         vec![self.root.join("toolkits"), PathBuf::from("/usr/lib/pando/toolkits")]
     }
 
+    /// The blobs of images with data in them.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
     /// A source's change log.
     pub fn log(&self, owner: &OwnerId, source: &Name) -> PathBuf {
         self.log_of(owner).join(source.as_str())

@@ -7,6 +7,7 @@
 //! | `world.rs`, `home.rs` | what every verb needs: catalog, pool, engines, runtime, clock, paths |
 //! | `journal.rs` | operations: steps, undo, recovery |
 //! | `hooks/` | what users do to clones at points of operations |
+//! | `images.rs` | images with data in them: their store, what is kept, what is shown |
 //! | `moments.rs` | from `NAME@MOMENT` to trees and points |
 //! | `strangers.rs` | what there is and nobody knows of |
 //! | `transfer.rs` | the streams of `export` and `import` |
@@ -24,6 +25,7 @@ mod fault;
 mod follow;
 mod home;
 mod hooks;
+mod images;
 mod journal;
 mod moments;
 mod owner;

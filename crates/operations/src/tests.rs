@@ -10,6 +10,7 @@
 //! | `tests/hooks.rs` | which hooks run when, and what a failing one leaves |
 //! | `tests/fence.rs` | writes of production held, and let go |
 //! | `tests/heartbeat.rs` | lost mirrors, dead servers, leases |
+//! | `tests/images.rs` | images with data in them, on a server image and a registry that are made up |
 //! | `tests/times.rs` | what each second shows |
 //! | `tests/volumes.rs` | volumes of container engines |
 
@@ -20,6 +21,7 @@ mod crash;
 mod fence;
 mod heartbeat;
 mod hooks;
+mod images;
 mod kit;
 mod served;
 mod still;

@@ -1,5 +1,6 @@
 //! What tests stand on: a real production server ([`Production`]), real file systems ([`LoopFs`]), a private
-//! Docker or Podman engine with images made of Debian's packages ([`Docker`], [`Podman`]), the built binary as a daemon that can be
+//! Docker or Podman engine with images made of Debian's packages ([`Docker`], [`Podman`]), a registry
+//! ([`ImageRegistry`]), the built binary as a daemon that can be
 //! killed ([`Daemon`]), and the rule for tests that lack a tool ([`tools`]).
 //!
 //! Everything made here is gone when its value is dropped: processes, mounts, loop devices, directories.
@@ -26,6 +27,7 @@ mod mysql;
 mod netns;
 mod production;
 mod redis;
+mod registry;
 mod seed;
 pub mod tools;
 mod writes;
@@ -42,6 +44,7 @@ pub use mysql::{MysqlProduction, mysql_at};
 pub use netns::Network;
 pub use production::{Production, ProductionOptions};
 pub use redis::{RedisClient, RedisProduction};
+pub use registry::ImageRegistry;
 pub use seed::Seed;
 pub use writes::{Past, Writes};
 

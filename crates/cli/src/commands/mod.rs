@@ -6,6 +6,7 @@ pub mod clone;
 pub mod compose;
 pub mod connect;
 pub mod generate;
+pub mod image;
 pub mod keep;
 pub mod link;
 pub mod look;
@@ -66,6 +67,7 @@ async fn speak(context: &Context, command: Command) -> Done {
         Command::Adopt(args) => adopt::adopt(context, args).await,
         Command::Export(args) => travel::export(context, &args).await,
         Command::Import(args) => travel::import(context, args).await,
+        Command::Image(args) => image::image(context, args).await,
         Command::Env(args) => connect::env(context, &args).await,
         Command::Connect(args) => connect::connect(context, &args).await,
         Command::Start(args) => clone::start(context, &args).await,

@@ -28,6 +28,7 @@ mod faults;
 mod hooks;
 #[path = "../../../image/tests/hostile/mod.rs"]
 mod hostile;
+mod images;
 mod kills;
 mod life;
 mod machine;

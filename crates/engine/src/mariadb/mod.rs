@@ -48,8 +48,8 @@ use self::reset::Seen;
 use self::tree::{Mark as TreeMark, Tree};
 use crate::session::Sessions;
 use crate::{
-    Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Ingest, Link, Mark, Point, Preflight, Pulse,
-    Readiness, Seat, Source, Stage, Stretch, UnitPlan, Want, encoded,
+    Baked, Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Ingest, Link, Mark, Point, Preflight,
+    Pulse, Readiness, Seat, Source, Stage, Stretch, UnitPlan, Want, encoded,
 };
 
 /// The engine for MariaDB servers.
@@ -351,6 +351,14 @@ impl Engine for MariadbEngine {
     fn suits(&self, _: &Seat, source: &Source, content: &ImageContent) -> Result<Vec<Finding>, EngineError> {
         let facts = self.facts(source)?;
         Ok(image::suits(facts.series, &self.installations.of(facts.series)?.version, content))
+    }
+
+    fn baked(&self, env: &dyn Fn(&str) -> Option<String>) -> Option<Baked> {
+        Some(image::baked(env))
+    }
+
+    fn largest(&self, seat: &Seat, _: &Source) -> Result<Vec<(String, u64)>, EngineError> {
+        image::largest(self, seat)
     }
 
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {

@@ -7,12 +7,49 @@ use postgres::Client;
 
 use super::facts::{Facts, identifier};
 use super::session::connect;
-use crate::{EngineError, Finding, ImageContent};
+use crate::{Baked, EngineError, Finding, ImageContent};
 
 /// The official image of exactly that version: `postgres:15.4`.
 pub fn official(facts: &Facts) -> String {
     // "15.4 (Debian 15.4-1.pgdg120+1)", "17beta2"
     format!("postgres:{}", facts.version.split_whitespace().next().unwrap_or_default())
+}
+
+/// The official image's data directory: another since version 18, so it is asked for.
+pub fn baked(env: &dyn Fn(&str) -> Option<String>) -> Baked {
+    let path = env("PGDATA").unwrap_or_else(|| "/var/lib/postgresql/data".to_owned());
+    // "15.14-1.pgdg120+1", or "15" alone.
+    let number = env("PG_VERSION").or_else(|| env("PG_MAJOR"));
+    let version = number.map(|text| format!("postgres (PostgreSQL) {}", text.split('-').next().unwrap_or_default()));
+    Baked { path, account: "postgres", port: 5432, version, command: None }
+}
+
+/// The largest tables of all databases, with their indexes and what is kept beside them.
+pub fn largest(run: &Path, port: u16, user: &str) -> Result<Vec<(String, u64)>, EngineError> {
+    let failed = |source: postgres::Error| EngineError::Server {
+        action: "asking for the largest tables".to_owned(),
+        source: Box::new(source),
+    };
+    let asked = "SELECT pg_catalog.format('%s.%s.%s', pg_catalog.current_database(), n.nspname, c.relname),
+            pg_catalog.pg_total_relation_size(c.oid)
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+        ORDER BY 2 DESC LIMIT 5";
+    let mut found = Vec::new();
+    for name in databases(run, port, user).map_err(failed)? {
+        let mut client = connect(run, port, user, &name).map_err(failed)?;
+        let rows = client.query(asked, &[]).map_err(failed)?;
+        found.extend(rows.iter().map(|row| (row.get(0), u64::try_from(row.get::<_, i64>(1)).unwrap_or(0))));
+    }
+    found.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    found.truncate(5);
+    Ok(found)
+}
+
+fn databases(run: &Path, port: u16, user: &str) -> Result<Vec<String>, postgres::Error> {
+    let mut client = connect(run, port, user, "postgres")?;
+    let rows = client.query("SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn", &[])?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// What of production's data an image does not suit. `preload`: the libraries that a clone's server loads.
@@ -87,11 +124,7 @@ pub fn reindex(run: &Path, port: u16, user: &str) -> Result<(), EngineError> {
         action: "making indexes again in another order of texts".to_owned(),
         source: Box::new(source),
     };
-    let mut first = connect(run, port, user, "postgres").map_err(failed)?;
-    let databases =
-        first.query("SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn", &[]).map_err(failed)?;
-    for row in databases {
-        let name: String = row.get(0);
+    for name in databases(run, port, user).map_err(failed)? {
         let mut client = connect(run, port, user, &name).map_err(failed)?;
         reindex_database(&mut client, &name).map_err(failed)?;
     }
@@ -151,6 +184,15 @@ mod tests {
         assert!(of(Some("postgres (PostgreSQL) 150")).len() == 1);
         assert_eq!(of(None), [("it has no PostgreSQL server".to_owned(), true)]);
         assert_eq!(of(Some("sh: postgres: not found")).len(), 1);
+    }
+
+    #[test]
+    fn the_image_says_where_its_data_is() {
+        assert_eq!(baked(&|_| None).path, "/var/lib/postgresql/data");
+        let newer = |name: &str| (name == "PGDATA").then(|| "/var/lib/postgresql/18/docker".to_owned());
+        assert_eq!(baked(&newer).path, "/var/lib/postgresql/18/docker");
+        let exact = |name: &str| (name == "PG_VERSION").then(|| "15.14-1.pgdg120+1".to_owned());
+        assert_eq!(baked(&exact).version.as_deref(), Some("postgres (PostgreSQL) 15.14"));
     }
 
     #[test]

@@ -42,8 +42,8 @@ pub use self::install::{Installation, Installations};
 use self::session::{Sessions, socket_there};
 use self::wal::WalLog;
 use crate::{
-    Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Link, Mark, Point, Preflight, Pulse, Readiness,
-    Seat, Source, Stage, Stretch, UnitPlan, Want, encoded,
+    Baked, Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Link, Mark, Point, Preflight, Pulse,
+    Readiness, Seat, Source, Stage, Stretch, UnitPlan, Want, encoded,
 };
 
 /// In a tree: it was cut off production and stopped cleanly, nobody's password works.
@@ -535,6 +535,20 @@ impl Engine for PostgresEngine {
 
     fn image_look(&self, _: &Source) -> Result<Option<ImageLook>, EngineError> {
         Ok(Some(ImageLook { server: "postgres", libraries: true }))
+    }
+
+    fn baked(&self, env: &dyn Fn(&str) -> Option<String>) -> Option<Baked> {
+        Some(image::baked(env))
+    }
+
+    fn bake(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
+        self.hand_over(seat, source, stage)?;
+        self.slim(seat, source)?;
+        pando_host::durable::remove_if_there(&seat.data.join(PREPARED)).map(drop).map_err(io("removing a tree's mark"))
+    }
+
+    fn largest(&self, seat: &Seat, source: &Source) -> Result<Vec<(String, u64)>, EngineError> {
+        image::largest(&seat.run, port_of(&seat.data)?, &self.facts_of(seat, source)?.superuser)
     }
 
     fn suits(&self, seat: &Seat, source: &Source, content: &ImageContent) -> Result<Vec<Finding>, EngineError> {

@@ -4,7 +4,8 @@
 
 use super::facts::Facts;
 use super::install::{Family, Installation, OLDEST, Version, words};
-use crate::{Finding, ImageContent, ImageLook};
+use super::tree;
+use crate::{Baked, Finding, ImageContent, ImageLook};
 
 /// Whose image is right: production's own version where it loads what the mirror's server writes, else the mirror's.
 fn whose<'a>(facts: &'a Facts, mirror: &'a Installation) -> (Version, &'a str) {
@@ -30,6 +31,23 @@ pub fn look(facts: &Facts, mirror: &Installation) -> ImageLook {
     ImageLook { server, libraries: false }
 }
 
+/// Where an image has its data. Its server is told of its settings, so that it asks for the password: told nothing it
+/// would let everybody in.
+pub fn baked(env: &dyn Fn(&str) -> Option<String>) -> Baked {
+    // "https://…/8.0.1.tar.gz", where the image says it no other way.
+    let of_url = |url: String| url.rsplit('/').next().map(|file| file.trim_end_matches(".tar.gz").to_owned());
+    let valkey = env("VALKEY_VERSION");
+    let number = valkey.clone().or_else(|| env("REDIS_VERSION")).or_else(|| env("REDIS_DOWNLOAD_URL").and_then(of_url));
+    let (account, words) = if valkey.is_some() { ("valkey", "Valkey") } else { ("redis", "Redis") };
+    Baked {
+        path: "/data".to_owned(),
+        account,
+        port: 6379,
+        version: number.map(|number| format!("{words} server v={number} sha=0")),
+        command: Some(vec![format!("{account}-server"), format!("/data/{}", tree::CONF)]),
+    }
+}
+
 /// What of a tree an image does not suit.
 pub fn suits(written_by: Version, image: &ImageContent) -> Vec<Finding> {
     let fix = Some(format!("name an image of {written_by} or later: --image SOURCE=REFERENCE"));
@@ -50,6 +68,20 @@ mod tests {
     fn version(said: &str) -> Version {
         let family = if said.starts_with("Valkey") { Family::Valkey } else { Family::Redis };
         words(said, family).expect("a version")
+    }
+
+    #[test]
+    fn r08_the_image_says_its_version() {
+        let of =
+            |known: &'static str, value: &'static str| baked(&move |name| (name == known).then(|| value.to_owned()));
+        let seven = version("Redis server v=7.0.15 sha=0");
+        for baked in [of("REDIS_VERSION", "7.2.4"), of("REDIS_DOWNLOAD_URL", "https://x/8.0.1.tar.gz")] {
+            assert_eq!(baked.account, "redis");
+            assert!(suits(seven, &ImageContent { version: baked.version, ..ImageContent::default() }).is_empty());
+        }
+        let valkey = of("VALKEY_VERSION", "8.0.1");
+        assert_eq!(valkey.command.unwrap_or_default()[0], "valkey-server");
+        assert!(of("PATH", "/bin").version.is_none());
     }
 
     #[test]

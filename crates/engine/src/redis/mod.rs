@@ -54,8 +54,8 @@ use self::log::AofLog;
 use self::session::Sessions;
 use crate::postgres::tree::private_dir;
 use crate::{
-    Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Link, Mark, Point, Preflight, Pulse, Readiness,
-    Seat, Source, Stage, Stretch, UnitPlan, Want,
+    Baked, Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Link, Mark, Point, Preflight, Pulse,
+    Readiness, Seat, Source, Stage, Stretch, UnitPlan, Want,
 };
 
 /// The engine for Redis and Valkey.
@@ -404,6 +404,10 @@ impl Engine for RedisEngine {
 
     fn suits(&self, _: &Seat, source: &Source, content: &ImageContent) -> Result<Vec<Finding>, EngineError> {
         self.installation(source).map(|(_, mirror)| image::suits(mirror.version, content))
+    }
+
+    fn baked(&self, env: &dyn Fn(&str) -> Option<String>) -> Option<Baked> {
+        Some(image::baked(env))
     }
 
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {

@@ -27,8 +27,8 @@ use pando_host::Clock;
 use pando_model::{DoctorItem, EngineKind, Lsn, SettingChange, SourceUrl};
 
 use crate::{
-    Credentials, Engine, EngineError, Finding, Link, Mark, Point, Preflight, Pulse, Readiness, Seat, Source, Stage,
-    Stretch, UnitPlan, Want,
+    Baked, Credentials, Engine, EngineError, Finding, Link, Mark, Point, Preflight, Pulse, Readiness, Seat, Source,
+    Stage, Stretch, UnitPlan, Want,
 };
 use disk::{Epoch, PlaceOf, read_stretches, read_text, write_stretches, write_text};
 
@@ -389,6 +389,25 @@ impl Engine for SimEngine {
 
     fn hands_over(&self) -> bool {
         true
+    }
+
+    fn image(&self, _seat: &Seat, _source: &Source) -> Result<Option<String>, EngineError> {
+        Ok(Some("sim:1".to_owned()))
+    }
+
+    fn baked(&self, _env: &dyn Fn(&str) -> Option<String>) -> Option<Baked> {
+        Some(Baked {
+            path: "/var/lib/sim".to_owned(),
+            account: "sim",
+            port: 7,
+            version: Some("sim 1".to_owned()),
+            command: None,
+        })
+    }
+
+    fn largest(&self, seat: &Seat, _source: &Source) -> Result<Vec<(String, u64)>, EngineError> {
+        drop(self.enter("largest")?);
+        Ok(vec![("state".to_owned(), read_text(&seat.data, "state")?.len() as u64)])
     }
 
     fn address(&self, _source: &Source, port: u16, credentials: &Credentials) -> Option<String> {

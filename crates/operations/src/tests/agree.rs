@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use pando_catalog::{AppRecord, BookmarkRecord, CloneRecord, OperationRecord, SnapshotRecord, VolumeRecord};
+use pando_catalog::{
+    AppRecord, BaseRecord, BookmarkRecord, CloneRecord, ImageName, ImageRecord, OperationRecord, SnapshotRecord,
+    VolumeRecord,
+};
 use pando_model::{AppState, CloneState, OperationState, OwnerId, UnitId};
 use pando_pool::PoolDriver;
 use pando_runtime::Runtime;
@@ -112,6 +115,7 @@ pub fn complaints(kit: &Kit) -> Vec<String> {
     let meant = all.clones.iter().filter(composed).map(|clone| clone.name.to_string()).collect();
     same("the project", meant, projects, &mut wrong);
     records(kit, &all, &mut wrong);
+    images(kit, &mut wrong);
     surroundings(kit, &all, &mut wrong);
     wrong
 }
@@ -161,6 +165,27 @@ fn records(kit: &Kit, all: &All, wrong: &mut Vec<String>) {
             wrong.push(format!("the bookmark {} pins nothing", bookmark.name));
         }
     }
+}
+
+/// Images: every blob is named by a record, every record has its blobs, and nothing is in the making.
+fn images(kit: &Kit, wrong: &mut Vec<String>) {
+    let (catalog, store) = (&kit.world.catalog, crate::images::store(&kit.world));
+    let names: Vec<ImageName> = catalog.all().unwrap();
+    let images: Vec<ImageRecord> = catalog.all().unwrap();
+    let bases: Vec<BaseRecord> = catalog.all().unwrap();
+    let digests: BTreeSet<&str> = images.iter().map(|image| image.digest.as_str()).collect();
+    wrong.extend(
+        names
+            .iter()
+            .filter(|name| !digests.contains(name.image.as_str()))
+            .map(|name| format!("the image {} stands for nothing", name.reference)),
+    );
+    let used: BTreeSet<&str> = images.iter().map(|image| image.base.as_str()).collect();
+    same("the server image", used, bases.iter().map(|base| base.id.as_str()).collect(), wrong);
+    let of_images = images.iter().flat_map(|image| &image.blobs);
+    let blobs: BTreeSet<String> = of_images.chain(bases.iter().flat_map(|base| &base.blobs)).cloned().collect();
+    same("the blob", blobs, store.list().unwrap().into_iter().collect(), wrong);
+    same("work on an image", BTreeSet::new(), entries(&store.root().join("work")), wrong);
 }
 
 /// Production, and the files of the home.
@@ -230,6 +255,12 @@ pub fn digest(kit: &Kit) -> BTreeMap<String, String> {
         }
     }
     found.insert("projects".to_owned(), format!("{:?}", kit.projects.inventory()));
+    for name in kit.world.catalog.all::<ImageName>().unwrap() {
+        found.insert(format!("image name {}", name.reference), serde_json::to_string(&name).unwrap());
+    }
+    for image in kit.world.catalog.all::<ImageRecord>().unwrap() {
+        found.insert(format!("image {}", image.digest), serde_json::to_string(&image).unwrap());
+    }
     found.insert("units".to_owned(), format!("{:?}", kit.runtime.inventory().unwrap()));
     found
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 use pando_model::{AppState, CloneState, Moment, Profile};
 
+use super::images;
 use super::kit::{Kit, go, hooked, name, request, shop, time};
 use super::served::{attach, composed, empty, project_runs, run_volume, volume_there, with_project, with_volume};
 use crate::fault::Done;
@@ -488,6 +489,21 @@ pub const CASES: &[Case] = &[
             |kit| kit.app("shop").state == AppState::Following && epochs(kit) >= 2,
         )
     },
+    Case::new("image-build", images::given, |world| images::build(world, "img:1", Some("shop")), images::built),
+    Case::new(
+        "image-build again",
+        images::given_more,
+        |world| images::build(world, "img:1", None),
+        images::built_again,
+    ),
+    Case::new(
+        "image-build found",
+        images::given_built,
+        |world| images::build(world, "img:2", Some("shop")),
+        |kit| images::names(kit).len() == 2 && images::all(kit).len() == 1,
+    ),
+    Case::new("image-push", images::given_near_registry, images::push, images::pushed),
+    Case::new("image-rm", images::given_built, images::remove, |kit| images::all(kit).is_empty()),
     Case::new("thin", with_history, |world| run_thin(world, "shop"), |kit| kit.snapshots("shop").len() == 3),
     Case::new(
         "thin prepared",

@@ -106,7 +106,7 @@ impl Bench {
     /// Each call to what surrounds it fails once: of the pool and the engine every one, of the runtime the
     /// first of each kind.
     fn fail_calls(&mut self) {
-        const ENGINE: [&str; 21] = [
+        const ENGINE: [&str; 22] = [
             "fits",
             "receive",
             "preflight",
@@ -128,6 +128,7 @@ impl Bench {
             "slim",
             "part",
             "hand_over",
+            "largest",
         ];
         const RUNTIME: [&str; 7] =
             ["ensure_running", "ensure_gone", "ensure_gone_by", "run_once", "pause", "resume", "forget"];
@@ -379,6 +380,9 @@ proofs!(
     create "create",
     detach "detach",
     export "export",
+    image_build "image-build",
+    image_push "image-push",
+    image_rm "image-rm",
     import "import",
     lease "lease",
     link "link",

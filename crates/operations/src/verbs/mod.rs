@@ -5,6 +5,7 @@ pub mod bookmark;
 pub mod clone;
 pub mod create;
 pub mod export;
+pub mod image;
 pub mod import;
 pub mod lease;
 pub mod link;
@@ -57,6 +58,9 @@ verbs!(
     clone::Clone,
     create::Create,
     export::Export,
+    image::ImageBuild,
+    image::ImagePush,
+    image::ImageRemove,
     import::Import,
     lease::Lease,
     link::Link,

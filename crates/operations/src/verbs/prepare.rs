@@ -76,6 +76,11 @@ impl Prepare {
         Ok(Self { owner: owner.id.clone(), name: owner.name.clone(), plan, snapshot, volumes, trees, work })
     }
 
+    /// Whose state it is.
+    pub fn owner(&self) -> &OwnerId {
+        &self.owner
+    }
+
     /// What is prepared.
     pub fn plan(&self) -> &Plan {
         &self.plan

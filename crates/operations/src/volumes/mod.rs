@@ -306,6 +306,10 @@ impl Pando {
             Request::Undo { clone: name } => Request::Undo { clone: clone(&name)? },
             Request::Promote { clone: name } => Request::Promote { clone: clone(&name)? },
             Request::Lease { clone: name, body } => Request::Lease { clone: clone(&name)?, body },
+            Request::BuildImage(body) => {
+                let name = body.name.as_ref().map(&clone).transpose()?;
+                Request::BuildImage(pando_model::ImageRequest { name, ..body })
+            }
             Request::Clone(body) => Request::Clone(pando_model::CloneRequest { from: clone(&body.from)?, ..body }),
             Request::Remove { clone: name } => {
                 let meant = clone(&name)?;

@@ -5,7 +5,7 @@
 //! that answers are neither chunked nor kept open; both engines answer that. Paths bear no API version: the engine
 //! then speaks its newest, and what is used here has the same form in all of them.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -80,10 +80,55 @@ impl Client {
 
     /// Asks for an image to be pulled, and waits for it. Errors come inside a successful answer.
     pub fn pull(&self, path: &str) -> Result<(), Trouble> {
-        let answer = self.call("POST", path, None, PULL)?;
-        let lines = answer.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok());
-        let error = lines.rev().find_map(|line| Some(line.get("error")?.as_str()?.to_owned()));
-        error.map_or(Ok(()), |message| Err(Trouble::Refused { status: 500, message }))
+        complaint(&self.call("POST", path, None, PULL)?)
+    }
+
+    /// Asks for bytes that are too many to hold.
+    pub fn get_stream(&self, path: &str) -> Result<impl Read + use<>, Trouble> {
+        let mut stream = self.open(PULL).map_err(Trouble::Silent)?;
+        let head = format!("GET {path} HTTP/1.0\r\nHost: engine\r\n\r\n");
+        stream.write_all(head.as_bytes()).map_err(Trouble::Silent)?;
+        let mut stream = BufReader::with_capacity(1 << 18, stream);
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if stream.read_until(b'\n', &mut head).map_err(Trouble::Silent)? == 0 {
+                break;
+            }
+        }
+        let (status, _) = split(&head).map_err(Trouble::Silent)?;
+        if status == 200 {
+            return Ok(stream);
+        }
+        let mut body = Vec::new();
+        stream.read_to_end(&mut body).map_err(Trouble::Silent)?;
+        Err(refused(status, &body))
+    }
+
+    /// Sends bytes that are too many to hold, so many as were announced, and waits for what becomes of them. Errors
+    /// come inside a successful answer.
+    pub fn post_stream(
+        &self,
+        path: &str,
+        length: u64,
+        write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Trouble> {
+        let mut stream = self.open(PULL).map_err(Trouble::Silent)?;
+        let head = format!(
+            "POST {path} HTTP/1.0\r\nHost: engine\r\nContent-Type: application/x-tar\r\nContent-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).map_err(Trouble::Silent)?;
+        let written = write(&mut stream);
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        // Who refuses closes the door before everything is through it, and says why.
+        if let Ok((status, body)) = split(&answer) {
+            if !(200..400).contains(&status) {
+                return Err(refused(status, body));
+            }
+            complaint(body)?;
+        }
+        written.map_err(Trouble::Silent)?;
+        read.map(drop).map_err(Trouble::Silent)
     }
 
     /// Removes something.
@@ -94,19 +139,18 @@ impl Client {
     fn call(&self, method: &str, path: &str, body: Option<&Value>, patience: Duration) -> Result<Vec<u8>, Trouble> {
         let answer = self.exchange(method, path, body, patience).map_err(Trouble::Silent)?;
         let (status, body) = split(&answer).map_err(Trouble::Silent)?;
-        if (200..400).contains(&status) {
-            return Ok(body.to_vec());
-        }
-        let said = serde_json::from_slice::<Value>(body).ok();
-        let message = said.as_ref().and_then(|said| said.get("message")?.as_str()).map(str::to_owned);
-        let message = message.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
-        Err(Trouble::Refused { status, message })
+        if (200..400).contains(&status) { Ok(body.to_vec()) } else { Err(refused(status, body)) }
+    }
+
+    fn open(&self, patience: Duration) -> io::Result<UnixStream> {
+        let stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(stream)
     }
 
     fn exchange(&self, method: &str, path: &str, body: Option<&Value>, patience: Duration) -> io::Result<Vec<u8>> {
-        let mut stream = UnixStream::connect(&self.socket)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut stream = self.open(patience)?;
         let body = body.map(Value::to_string).unwrap_or_default();
         let head = format!(
             "{method} {path} HTTP/1.0\r\nHost: engine\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
@@ -118,6 +162,19 @@ impl Client {
         stream.read_to_end(&mut answer)?;
         Ok(answer)
     }
+}
+
+fn refused(status: u16, body: &[u8]) -> Trouble {
+    let said = serde_json::from_slice::<Value>(body).ok();
+    let message = said.as_ref().and_then(|said| said.get("message")?.as_str()).map(str::to_owned);
+    Trouble::Refused { status, message: message.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned()) }
+}
+
+/// The last error among the lines of an answer.
+fn complaint(answer: &[u8]) -> Result<(), Trouble> {
+    let lines = answer.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+    let error = lines.rev().find_map(|line| Some(line.get("error")?.as_str()?.to_owned()));
+    error.map_or(Ok(()), |message| Err(Trouble::Refused { status: 500, message }))
 }
 
 fn json(body: &[u8]) -> Result<Value, Trouble> {

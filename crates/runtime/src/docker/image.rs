@@ -3,7 +3,7 @@
 //! What is in an image is found by programs run in it, the server itself, `ldd` and `find`, in containers that see
 //! nothing of the machine; once for each image and daemon. Nothing has to be pulled twice, and no data is touched.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::sync::PoisonError;
 
 use pando_host::clock::id_parts;
@@ -33,6 +33,8 @@ pub(super) struct Inspected {
     id: String,
     /// What it declares as volumes.
     volumes: Vec<String>,
+    /// The digests of its layers, unpacked, from the bottom up.
+    layers: Vec<String>,
 }
 
 /// A reference without its tag, and the tag. A port is no tag, and a digest is none either.
@@ -55,7 +57,9 @@ impl DockerRuntime {
             Err(trouble) => return Err(trouble),
         };
         let volumes = answer["Config"]["Volumes"].as_object().into_iter().flatten();
+        let layers = answer["RootFS"]["Layers"].as_array().into_iter().flatten();
         let found = Inspected {
+            layers: layers.filter_map(|one| Some(one.as_str()?.to_owned())).collect(),
             id: answer["Id"].as_str().unwrap_or(reference).to_owned(),
             volumes: volumes.map(|(path, _)| path.clone()).collect(),
         };
@@ -93,6 +97,47 @@ impl DockerRuntime {
         let tag = tag.map(|tag| format!("&tag={}", encoded(tag))).unwrap_or_default();
         let path = format!("/images/create?fromImage={}{tag}", encoded(name));
         self.client.pull(&path).map_err(failed(format!("pulling the image {reference}")))
+    }
+
+    /// The id of an image that the engine has, and the digests of its layers.
+    pub fn image_layers(&self, reference: &str) -> Result<Option<(String, Vec<String>)>, RuntimeError> {
+        let found = self.inspect_image(reference).map_err(failed(format!("asking for the image {reference}")))?;
+        // Podman leaves the digest's name away.
+        Ok(found.map(|about| (format!("sha256:{}", about.id.trim_start_matches("sha256:")), about.layers)))
+    }
+
+    /// All of an image that the engine has, as one tar.
+    pub fn save_image(&self, reference: &str) -> Result<impl Read + use<>, RuntimeError> {
+        let path = format!("/images/{reference}/get");
+        self.client.get_stream(&path).map_err(failed(format!("taking the image {reference} from the engine")))
+    }
+
+    /// Gives the engine an image as one tar of that length. Repeated, nothing changes.
+    pub fn load_image(
+        &self,
+        length: u64,
+        write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), RuntimeError> {
+        let loaded = self.client.post_stream("/images/load?quiet=1", length, write);
+        loaded.map_err(failed("giving an image to the engine"))
+    }
+
+    /// Takes a name of an image away from the engine, and the image with its last name. That there is none is no error.
+    pub fn untag_image(&self, reference: &str) -> Result<(), RuntimeError> {
+        match self.client.delete(&format!("/images/{reference}?noprune=1")) {
+            Err(trouble) if !trouble.is_missing() => {
+                Err(failed(format!("removing the image {reference} from the engine"))(trouble))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives an image of the engine's a name; whatever had it before loses it.
+    pub fn tag_image(&self, id: &str, reference: &str) -> Result<(), RuntimeError> {
+        let (name, tag) = split(reference);
+        let tag = tag.map(|tag| format!("&tag={}", encoded(tag))).unwrap_or_default();
+        let tagged = self.client.post(&format!("/images/{id}/tag?repo={}{tag}", encoded(name)), None);
+        tagged.map(drop).map_err(failed(format!("naming the image {reference}")))
     }
 
     /// What an image that the engine has holds: which version of a server, and where `libraries` matter, which C

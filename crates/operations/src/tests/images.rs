@@ -1,0 +1,243 @@
+//! Images with data in them: on a server image that is a directory with one small layer, sent to a registry that
+//! takes everything. And what only they are refused.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use pando_catalog::{ImageName, ImageRecord};
+use pando_image::oci::{Layer, digest_of};
+use pando_image::tar::{Entry, Writer};
+use pando_model::{ErrorKind, ImagePushRequest, ImageRemoveRequest, ImageRequest, Moment};
+
+use super::kit::{Kit, go, name};
+use crate::fault::Done;
+use crate::verbs::image::{ImageBuild, ImagePush, ImageRemove};
+use crate::world::World;
+
+/// Where the server image of a kit is.
+fn layout(world: &World) -> PathBuf {
+    world.home.root().join("server-image")
+}
+
+/// A server image in OCI's layout: one layer with an account.
+fn server_image(world: &World) {
+    let dir = layout(world);
+    let put = |bytes: &[u8]| {
+        let digest = digest_of(bytes);
+        std::fs::write(dir.join("blobs/sha256").join(digest.strip_prefix("sha256:").unwrap()), bytes).unwrap();
+        serde_json::json!({ "digest": digest, "size": bytes.len() })
+    };
+    std::fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
+    let text = b"root:x:0:0::/:/bin/sh\nsim:x:7:8::/:/bin/sh\n";
+    let mut tar = Writer::new(Vec::new());
+    tar.head(&Entry::file("etc/passwd", 0o644, text.len() as u64)).unwrap();
+    tar.data(text).unwrap();
+    let layer = tar.finish().unwrap();
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": { "Volumes": { "/var/lib/sim": {} } },
+        "rootfs": { "type": "layers", "diff_ids": [digest_of(&layer)] },
+    });
+    let mut layer = put(&layer);
+    layer["mediaType"] = "application/vnd.oci.image.layer.v1.tar".into();
+    let config = put(config.to_string().as_bytes());
+    let manifest = serde_json::json!({ "schemaVersion": 2, "config": config, "layers": [layer] });
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [put(manifest.to_string().as_bytes())] });
+    std::fs::write(dir.join("index.json"), index.to_string()).unwrap();
+}
+
+fn request(world: &World, reference: &str, of: Option<&str>) -> ImageRequest {
+    ImageRequest {
+        reference: reference.to_owned(),
+        name: of.map(name),
+        moment: None,
+        source: None,
+        base: of.map(|_| format!("oci:{}", layout(world).display())),
+        user: None,
+        password: None,
+        max_bytes: Some(1 << 20),
+        profile: None,
+        load: None,
+        login: None,
+    }
+}
+
+/// Builds an image; with no name as it was built before.
+pub fn build(world: &Arc<World>, reference: &str, of: Option<&str>) -> Done<()> {
+    let wanted = request(world, reference, of);
+    go(world, &["the image"], |world| ImageBuild::new(world, wanted))
+}
+
+/// An app with files, of which only the database can be in an image.
+pub fn given(kit: &Kit) {
+    kit.link(true);
+    server_image(&kit.world);
+}
+
+pub fn given_built(kit: &Kit) {
+    given(kit);
+    build(&kit.world, "img:1", Some("shop")).unwrap();
+}
+
+/// A later state that is prepared.
+pub fn given_more(kit: &Kit) {
+    given_built(kit);
+    kit.commit(7);
+    kit.snapshot("shop");
+    kit.keep();
+}
+
+pub fn given_near_registry(kit: &Kit) {
+    given(kit);
+    build(&kit.world, &near(), Some("shop")).unwrap();
+}
+
+pub fn names(kit: &Kit) -> Vec<ImageName> {
+    kit.world.catalog.all().unwrap()
+}
+
+pub fn all(kit: &Kit) -> Vec<ImageRecord> {
+    kit.world.catalog.all().unwrap()
+}
+
+pub fn built(kit: &Kit) -> bool {
+    names(kit).len() == 1 && all(kit).len() == 1
+}
+
+pub fn built_again(kit: &Kit) -> bool {
+    let newest = names(kit).remove(0).image;
+    all(kit).len() == 2 && all(kit).iter().all(|one| one.digest == newest || one.moment < stands_for(kit, 0).moment)
+}
+
+pub fn remove(world: &Arc<World>) -> Done<()> {
+    let body = ImageRemoveRequest { reference: "img:1".to_owned() };
+    go(world, &["the image"], |world| ImageRemove::new(world, &body))
+}
+
+pub fn push(world: &Arc<World>) -> Done<()> {
+    let body = ImagePushRequest { reference: near(), login: None };
+    go(world, &["the image"], |world| ImagePush::new(world, &body))
+}
+
+pub fn pushed(kit: &Kit) -> bool {
+    names(kit).iter().any(|name| name.pushed.as_ref().is_some_and(|(digest, _)| *digest == name.image))
+}
+
+fn stands_for(kit: &Kit, name: usize) -> ImageRecord {
+    kit.world.catalog.get(&names(kit)[name].image).unwrap().unwrap()
+}
+
+/// An image's name at a registry that has nothing and takes everything.
+fn near() -> String {
+    static PORT: OnceLock<u16> = OnceLock::new();
+    let port = PORT.get_or_init(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| drop(answer(stream))));
+        port
+    });
+    format!("127.0.0.1:{port}/team/img:1")
+}
+
+fn answer(stream: TcpStream) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut first = String::new();
+    reader.read_line(&mut first)?;
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        if let Some((_, value)) = line.split_once(':').filter(|(key, _)| key.eq_ignore_ascii_case("content-length")) {
+            length = value.trim().parse().unwrap();
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+    }
+    std::io::copy(&mut (&mut reader).take(length), &mut std::io::sink())?;
+    let status = match first.split(' ').next().unwrap_or_default() {
+        "HEAD" => "404 Not Found",
+        "POST" => "202 Accepted\r\nLocation: /v2/team/img/blobs/uploads/1",
+        _ => "201 Created",
+    };
+    let stream = reader.get_mut();
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+}
+
+#[test]
+fn the_same_moment_is_the_same_image_and_the_next_lies_on_it() {
+    let kit = Kit::new();
+    given_built(&kit);
+    let first = stands_for(&kit, 0);
+    // Under its own name, and under another.
+    build(&kit.world, "img:1", Some("shop")).unwrap();
+    build(&kit.world, "img:2", Some("shop")).unwrap();
+    assert_eq!((names(&kit).len(), all(&kit)), (2, vec![first.clone()]));
+    kit.commit(7);
+    kit.snapshot("shop");
+    kit.keep();
+    build(&kit.world, "img:1", None).unwrap();
+    let second = stands_for(&kit, 0);
+    assert_ne!(second.digest, first.digest);
+    assert!(second.changed_bytes > 0 && second.changed_bytes <= second.changed_file_bytes, "{second:?}");
+    assert_eq!((second.user.as_str(), &second.base), ("pando", &first.base));
+    // The first moment again, though nothing stands for it any more.
+    let moment = Some(Moment::At(first.moment));
+    let wanted = ImageRequest { moment, ..request(&kit.world, "img:2", Some("shop")) };
+    go(&kit.world, &["the image"], |world| ImageBuild::new(world, wanted)).unwrap();
+    let asked_again = stands_for(&kit, 1);
+    assert_eq!(asked_again.moment, first.moment);
+    let config = crate::images::store(&kit.world).read(&second.config).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    assert!(config["config"].get("Volumes").is_none());
+    assert_eq!(config["config"]["Labels"]["pando.app"], "shop");
+    assert_eq!(config["config"]["Labels"]["pando.moment"], second.moment.to_string());
+    assert_eq!(super::agree::complaints(&kit), Vec::<String>::new());
+}
+
+#[test]
+fn small_layers_lie_on_a_large_one() {
+    let kit = Kit::new();
+    given(&kit);
+    let mirror = kit.owner("shop").sources[&name("db")].seat.data.clone();
+    // What gzip cannot make small.
+    let noise: Vec<u8> = (0..4_000_u64).flat_map(|i| digest_of(&i.to_le_bytes()).into_bytes()).collect();
+    std::fs::write(mirror.join("large"), &noise).unwrap();
+    kit.snapshot("shop");
+    kit.keep();
+    let wanted = ImageRequest { max_bytes: Some(1 << 30), ..request(&kit.world, "img:1", Some("shop")) };
+    go(&kit.world, &["the image"], |world| ImageBuild::new(world, wanted)).unwrap();
+    let first = stands_for(&kit, 0);
+    kit.commit(7);
+    kit.snapshot("shop");
+    kit.keep();
+    let wanted = ImageRequest { max_bytes: None, ..request(&kit.world, "img:1", None) };
+    go(&kit.world, &["the image"], |world| ImageBuild::new(world, wanted)).unwrap();
+    let second = stands_for(&kit, 0);
+    let layers = |image: &ImageRecord| serde_json::from_value::<Vec<Layer>>(image.layers.clone()).unwrap();
+    assert_eq!((layers(&first).len(), layers(&second).len()), (1, 2));
+    assert_eq!(layers(&second)[0], layers(&first)[0]);
+    assert!(second.new_bytes < 10_000 && first.new_bytes > 100_000, "{} {}", second.new_bytes, first.new_bytes);
+}
+
+#[test]
+fn what_cannot_be_in_an_image_is_refused() {
+    let kit = Kit::new();
+    given(&kit);
+    let refused = |change: &dyn Fn(&mut ImageRequest)| {
+        let mut wanted = request(&kit.world, "img:1", Some("shop"));
+        change(&mut wanted);
+        let problem =
+            go(&kit.world, &["the image"], |world| ImageBuild::new(world, wanted)).unwrap_err().into_problem();
+        assert!(names(&kit).is_empty() && super::agree::complaints(&kit).is_empty(), "{problem}");
+        problem
+    };
+    assert_eq!(refused(&|it| it.name = None).kind, ErrorKind::NotFound);
+    assert_eq!(refused(&|it| it.reference = "A b".to_owned()).kind, ErrorKind::Usage);
+    assert_eq!(refused(&|it| it.user = Some("x\"y".to_owned())).kind, ErrorKind::Usage);
+    assert!(refused(&|it| it.source = Some(name("files"))).message.contains("kind files"));
+    assert!(refused(&|it| it.load = Some(true)).message.contains("no Docker or Podman engine"));
+    let large = refused(&|it| it.max_bytes = Some(3)).message;
+    assert!(large.contains("the largest: state"), "{large}");
+}

@@ -1,0 +1,372 @@
+//! `image build`: one source of an app or clone at a moment becomes an image: its data, cut off production, let in to
+//! and stopped cleanly, as layers on top of the server image. It is kept in HOME, and the engine gets it.
+//!
+//! The same moment on the same server image is the same image: what was made once is found by what it was made of.
+//! A server writes other bytes at each start, so a second baking could not give the same digest; the first one's is kept.
+//!
+//! ```text
+//! resolve ─▶ base ─▶ found? ──yes────────────────────────────────▶ publish ─▶ load ─▶ clear
+//!                      └─no─▶ volume ─▶ prepare ─▶ pack ─────────────┘
+//! ```
+//!
+//! # Crash consistency
+//! The work volumes and the directory of what is in the making have their names from birth, and undo takes both away. A
+//! record of an image is written before its blobs come in (see `images.rs`), and goes when this is undone; the name
+//! gets back what it stood for, here and in the engine.
+
+use pando_catalog::{ImageName, ImageRecord, Sealed};
+use pando_host::secret::Secret;
+use pando_model::{ImageRequest, Moment, Name, OperationId, Profile, SnapshotId, VolumeId};
+use serde::{Deserialize, Serialize};
+
+use super::bake::{self, Baking};
+use crate::fault::{Done, Fault, failed, refused, usage};
+use crate::images;
+use crate::journal::{Run, Step, Verb, keep};
+use crate::moments;
+use crate::owner::Owner;
+use crate::units::CLONE_USER;
+use crate::verbs::prepare::Prepare;
+use crate::verbs::provision;
+use crate::world::{Pin, World};
+
+/// An image in the making.
+#[derive(Serialize, Deserialize)]
+pub struct ImageBuild {
+    /// What the name will be: how it is built, and what it stands for in the end.
+    pub(super) name: ImageName,
+    moment: Moment,
+    login: Option<Sealed>,
+    /// Whether the engine gets it.
+    load: bool,
+    /// The directory of what is in the making.
+    pub(super) work_dir: String,
+    fresh: Vec<VolumeId>,
+    /// What the name stood for before, here and in the engine.
+    former: Option<ImageName>,
+    former_loaded: Option<String>,
+    pub(super) work: Option<Prepare>,
+    /// The server image.
+    pub(super) base: Option<String>,
+    /// The image that is there already.
+    found: Option<String>,
+    /// The image that was made.
+    pub(super) made: Option<ImageRecord>,
+    /// From the plan until its trees are copied.
+    #[serde(skip)]
+    pin: Option<Pin>,
+}
+
+impl Verb for ImageBuild {
+    const WORD: &'static str = "image-build";
+    const STEPS: &'static [Step<Self>] = &[
+        Step { name: "resolve", apply: Self::resolve, undo: keep },
+        Step { name: "base", apply: Self::take_base, undo: Self::tidy },
+        Step { name: "volume", apply: Self::volume, undo: Self::no_volume },
+        Step { name: "prepare", apply: Self::prepare, undo: Self::stop_now },
+        Step { name: "pack", apply: Self::pack, undo: Self::unpack },
+        Step { name: "publish", apply: Self::publish, undo: Self::withdraw },
+        Step { name: "load", apply: Self::load, undo: Self::unload },
+        Step { name: "clear", apply: Self::clear, undo: keep },
+    ];
+    const POINT_OF_NO_RETURN: usize = 7;
+
+    fn subject(&self) -> Name {
+        self.name.name.clone()
+    }
+
+    fn result(&self, world: &World) -> Option<serde_json::Value> {
+        let image = images::image(world, &self.name).ok()?;
+        Some(serde_json::json!({
+            "reference": self.name.reference, "digest": image.digest, "moment": image.moment,
+            "built": self.made.is_some(), "loaded": self.load, "data_bytes": image.data_bytes,
+            "new_bytes": self.made.as_ref().map_or(0, |made| made.new_bytes),
+            "changed_bytes": image.changed_bytes, "changed_file_bytes": image.changed_file_bytes,
+        }))
+    }
+}
+
+impl ImageBuild {
+    /// An image of what is asked for; what is not said is as it was at the last build of that reference.
+    pub fn new(world: &World, request: ImageRequest) -> Done<Self> {
+        let reference = images::reference(&request.reference)?.to_string();
+        let before: Option<ImageName> = world.catalog.get(&reference)?;
+        let (name, former) = match (request.name, before) {
+            (Some(name), before) => (name, before),
+            (None, Some(before)) => (before.name.clone(), Some(before)),
+            (None, None) => return Err(images::named(world, &reference).err().unwrap_or_else(|| lost(&reference))),
+        };
+        // Only of the same it goes on as before.
+        let last = former.as_ref().filter(|former| former.name == name);
+        let owner = Owner::named(world, &name)?;
+        let source = source(&owner, request.source.or_else(|| last.map(|last| last.source.clone())))?;
+        let user = request.user.or_else(|| last.map(|last| last.user.clone())).unwrap_or_else(|| CLONE_USER.to_owned());
+        check_user(&user)?;
+        let password = match (request.password, last) {
+            (Some(told), _) => (world.seal(told.as_bytes())?, true),
+            (None, Some(last)) => last.password.clone(),
+            (None, None) => (world.seal(Secret::generate().reveal().as_bytes())?, false),
+        };
+        let load = request.load.or_else(|| last.and_then(|last| last.load));
+        world.need_room()?;
+        let id = {
+            let (millis, random) = world.id();
+            OperationId::from_parts(millis, random)
+        };
+        Ok(Self {
+            name: ImageName {
+                reference,
+                image: String::new(),
+                name,
+                source,
+                base: request.base.or_else(|| last.and_then(|last| last.base.clone())),
+                user,
+                password,
+                max_bytes: request.max_bytes.or_else(|| last.and_then(|last| last.max_bytes)),
+                profile: request.profile.or(last.map(|last| last.profile)).unwrap_or(Profile::Disposable),
+                load,
+                pushed: former.as_ref().and_then(|former| former.pushed.clone()),
+            },
+            moment: request.moment.unwrap_or(Moment::Latest),
+            login: images::seal_login(world, request.login.as_ref())?,
+            load: images::engine_for(world, load)?,
+            work_dir: id.to_string(),
+            fresh: provision::fresh_volumes(world, 1),
+            former_loaded: None,
+            former,
+            work: None,
+            base: None,
+            found: None,
+            made: None,
+            pin: None,
+        })
+    }
+
+    fn resolve(&mut self, run: &Run) -> Done<()> {
+        let world = &run.world;
+        let mut owner = Owner::named(world, &self.name.name)?;
+        let _claim = match &owner.clone {
+            Some(_) => Some(world.claim(&[owner.name.to_string()], "image build", false)?),
+            None => None,
+        };
+        self.pin = Some(world.pin(&owner.id));
+        let mut plan = moments::resolve(run, &owner, &self.moment)?;
+        provision::readable(world, &owner, &plan)?;
+        owner.sources.retain(|name, _| *name == self.name.source);
+        plan.sources.retain(|name, _| *name == self.name.source);
+        let (millis, random) = world.id();
+        self.work = Some(Prepare::on(world, &owner, plan, SnapshotId::from_parts(millis, random), &self.fresh)?);
+        if self.load
+            && let Some(docker) = &world.docker
+        {
+            self.former_loaded = docker.image_layers(&self.name.reference)?.map(|(id, _)| id);
+        }
+        Ok(())
+    }
+
+    /// Takes the server image in, and looks whether all is there already.
+    fn take_base(&mut self, run: &Run) -> Done<()> {
+        let world = &run.world;
+        let owner = Owner::named(world, &self.name.name)?;
+        let held = owner.sources.get(&self.name.source);
+        let held = held.ok_or_else(|| Fault::Problem(failed("the source of an image is gone")))?;
+        let reference = match &self.name.base {
+            Some(named) => named.clone(),
+            None => held.engine.image(&held.seat, &held.source)?.ok_or_else(|| {
+                let text = format!("no server image is known for sources of the kind {}", held.kind);
+                Fault::Problem(refused(text).hint("name one: --base REFERENCE"))
+            })?,
+        };
+        let login = images::open_login(world, self.login.as_ref())?;
+        self.base = Some(images::ensure_base(run, &reference, login, &self.work_dir)?.id);
+        self.login = None;
+        let made_of = self.made_of()?;
+        let password = world.unseal(&self.name.password.0)?;
+        for image in world.catalog.of::<ImageRecord>(&format!("{}/{}", owner.app.id, self.name.source))? {
+            let fits = !self.name.password.1 || world.unseal(&image.password)? == password;
+            // One that is too large now is looked at again, to name what is large in it.
+            let small = self.name.max_bytes.is_none_or(|most| image.data_bytes <= most);
+            if image.made_of == made_of && fits && small {
+                self.found = Some(image.digest);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// What the image is made of, as one text.
+    pub(super) fn made_of(&self) -> Done<String> {
+        let work = self.work.as_ref().ok_or_else(|| Fault::Problem(failed("an image has no plan")))?;
+        let at = work.plan().sources.get(&self.name.source).map(|source| source.at);
+        let made_of = serde_json::json!([
+            work.owner(),
+            self.name.source,
+            work.plan().moment,
+            at,
+            self.base,
+            self.name.user,
+            self.name.profile,
+        ]);
+        Ok(made_of.to_string())
+    }
+
+    pub(super) fn work(&mut self) -> Done<&mut Prepare> {
+        self.work.as_mut().ok_or_else(|| Fault::Problem(failed("an image has no plan")))
+    }
+
+    /// Takes away what is in the making, and what no record names.
+    fn tidy(&mut self, run: &Run) -> Done<()> {
+        images::store(&run.world).drop_work(&self.work_dir)?;
+        let _alone = images::alone(&run.world)?;
+        images::settle(&run.world, &run.id)
+    }
+
+    fn volume(&mut self, run: &Run) -> Done<()> {
+        if self.found.is_none() {
+            self.work()?.volume(run)?;
+        }
+        self.pin = None;
+        Ok(())
+    }
+
+    fn no_volume(&mut self, run: &Run) -> Done<()> {
+        match &mut self.work {
+            Some(work) => work.no_volume(run),
+            None => provision::destroy(run, &self.fresh),
+        }
+    }
+
+    fn prepare(&mut self, run: &Run) -> Done<()> {
+        if self.found.is_some() {
+            return Ok(());
+        }
+        bake::prepare(self, run)
+    }
+
+    fn stop_now(&mut self, run: &Run) -> Done<()> {
+        self.work.as_mut().map_or(Ok(()), |work| work.stop_now(run))
+    }
+
+    fn pack(&mut self, run: &Run) -> Done<()> {
+        if self.found.is_some() {
+            return Ok(());
+        }
+        let Baking { record } = bake::pack(self, run)?;
+        self.made = Some(record);
+        Ok(())
+    }
+
+    fn unpack(&mut self, run: &Run) -> Done<()> {
+        Ok(images::store(&run.world).drop_work(&self.work_dir)?)
+    }
+
+    /// Gives the image its name, and takes its blobs in.
+    fn publish(&mut self, run: &Run) -> Done<()> {
+        let world = &run.world;
+        let digest = self.made.as_ref().map(|made| made.digest.clone()).or_else(|| self.found.clone());
+        self.name.image = digest.ok_or_else(|| Fault::Problem(failed("an image was not made")))?;
+        let _alone = images::alone(world)?;
+        if let Some(made) = &self.made {
+            world.catalog.change(pando_catalog::Durability::Ordered, |change| {
+                change.put(made)?;
+                change.put(&self.name)
+            })?;
+            run.pass("image-build.publish.recorded")?;
+            let store = images::store(world);
+            let work = store.root().join("work").join(&self.work_dir);
+            store.adopt(&work, made.blobs.iter().map(String::as_str))?;
+        } else {
+            // Found, but perhaps swept since.
+            images::image(world, &self.name)?;
+            world.catalog.note(&self.name)?;
+        }
+        images::settle(world, &run.id)
+    }
+
+    fn withdraw(&mut self, run: &Run) -> Done<()> {
+        let world = &run.world;
+        let _alone = images::alone(world)?;
+        world.catalog.change(pando_catalog::Durability::Ordered, |change| {
+            match &self.former {
+                Some(former) => change.put(former)?,
+                None => change.delete::<ImageName>(&self.name.reference)?,
+            }
+            match &self.made {
+                Some(made) => change.delete::<ImageRecord>(&made.digest),
+                None => Ok(()),
+            }
+        })?;
+        images::settle(world, &run.id)
+    }
+
+    /// Gives it to the engine.
+    fn load(&mut self, run: &Run) -> Done<()> {
+        if self.load { bake::load(run, &self.name) } else { Ok(()) }
+    }
+
+    fn unload(&mut self, run: &Run) -> Done<()> {
+        let (true, Some(docker)) = (self.load, &run.world.docker) else { return Ok(()) };
+        let reference = &self.name.reference;
+        let now = docker.image_layers(reference)?.map(|(id, _)| id);
+        match &self.former_loaded {
+            _ if now == self.former_loaded => Ok(()),
+            Some(former) => Ok(docker.tag_image(former, reference)?),
+            // What somebody else gave that name in the meantime is not ours to take.
+            None if self.made.as_ref().is_some_and(|made| now.as_deref() == Some(made.config.as_str())) => {
+                Ok(docker.untag_image(reference)?)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn clear(&mut self, run: &Run) -> Done<()> {
+        self.no_volume(run)?;
+        Ok(images::store(&run.world).drop_work(&self.work_dir)?)
+    }
+}
+
+fn lost(reference: &str) -> Fault {
+    Fault::Problem(failed(format!("the record of the image {reference} is gone")))
+}
+
+/// The source that is baked: the one that was named, or the only one that can be.
+fn source(owner: &Owner, asked: Option<Name>) -> Done<Name> {
+    let can: Vec<&Name> = owner
+        .sources
+        .iter()
+        .filter(|(_, held)| held.engine.hands_over() && held.engine.baked(&|_| None).is_some())
+        .map(|(name, _)| name)
+        .collect();
+    let words = || can.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+    if let Some(asked) = asked {
+        if can.contains(&&asked) {
+            return Ok(asked);
+        }
+        let text = match owner.sources.get(&asked) {
+            Some(held) => format!("sources of the kind {} cannot be in an image", held.kind),
+            None => format!("{} has no source {asked}", owner.name),
+        };
+        return Err(refused(text).hint(format!("those that can: {}", words())).into());
+    }
+    match can.as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => Err(refused(format!("no source of {} can be in an image", owner.name))
+            .hint("databases that a server image is known for can; `pando export` packs the rest")
+            .into()),
+        _ => Err(usage(format!("{} has several sources, and an image holds one", owner.name))
+            .hint(format!("--source: {}", words()))
+            .into()),
+    }
+}
+
+/// An account's name that needs no quoting anywhere.
+fn check_user(user: &str) -> Done<()> {
+    let plain = user.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && user.len() <= 63
+        && user.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain {
+        Ok(())
+    } else {
+        Err(usage(format!("{user:?} is no name for a user: small letters, digits and _")).into())
+    }
+}
