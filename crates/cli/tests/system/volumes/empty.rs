@@ -2,8 +2,9 @@
 //! and what the kernel and the pool have at the end of it all.
 
 use std::fs;
+use std::time::Duration;
 
-use pando_testkit::{Docker, Image};
+use pando_testkit::{Docker, Image, wait_until};
 use serde_json::json;
 
 use super::docker::{fails, mounted, word};
@@ -58,7 +59,9 @@ fn an_empty_volume_outlives_its_containers_and_goes_back_in_time() {
     assert!(stand.fails(4, &["rm", "grove"]).contains("in use by"), "also without an engine");
     docker.resume();
     docker.run(&["rm", "-f", "user"]);
-    stand.json(&["rewind", "grove@here"]);
+    // A mount call of the engine that died counts for ten seconds more.
+    let rewound = || stand.daemon.pando(&["rewind", "grove@here"]).status.success();
+    assert!(wait_until(Duration::from_secs(30), rewound), "{}", stand.daemon.log());
     assert_eq!(note(&docker, "grove"), "one");
     stand.json(&["undo", "grove"]);
     assert_eq!(note(&docker, "grove"), "two");
