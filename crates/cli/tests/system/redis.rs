@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use crate::stand::{PANDO, Raised, said};
 
+/// What a clone may lack before its moment: a third of a second, and on a busy machine the second that the file notes.
+const SLACK: SignedDuration = SignedDuration::from_millis(1300);
+
 /// A Redis production, and a Pando that may follow it.
 struct Cache {
     daemon: Daemon,
@@ -221,7 +224,7 @@ fn r01_ten_random_seconds_under_load_are_what_the_oracle_says() {
         let mut clone = cache.copy(&format!("cache@{time}"), &format!("at-{index}"), &[]);
         let shown: u64 = clone.run(&["GET", "count"]).parse().unwrap();
         let (least, most) = (
-            oracle.last_before(time - SignedDuration::from_millis(700)),
+            oracle.last_before(time - SLACK),
             // One more may have been on its way.
             oracle.last_before(time) + 1,
         );
@@ -573,7 +576,7 @@ fn r09_what_the_timeline_shows_survives_a_kill_of_the_mirror_and_its_daemon() {
     cache.daemon.resume();
     let mut clone = cache.copy(&format!("cache@{promised}"), "at", &[]);
     let shown: u64 = clone.run(&["GET", "count"]).parse().unwrap();
-    let least = oracle.last_before(promised - SignedDuration::from_millis(700));
+    let least = oracle.last_before(promised - SLACK);
     assert!(shown >= least && least > 100, "{promised}: {shown}, not {least}");
     // What was written while nothing followed is a gap, not a guess.
     cache.reaches(Timestamp::now());
