@@ -3,6 +3,8 @@
 //! Each knows the microsecond in which its server wrote it into the binary log, just before it became visible. So a
 //! moment shows exactly what was committed by then.
 
+#[cfg(test)]
+mod any_bytes;
 mod groups;
 mod set;
 
