@@ -72,12 +72,11 @@ fn gtid_of(event: &Event) -> Option<(Gtid, bool)> {
     Some((gtid, flags & STANDALONE != 0))
 }
 
-/// Whether a statement ends its group by its words.
+/// Whether a statement ends its group by its words: `ROLLBACK TO x` ends nothing.
 fn says_end(event: &Event) -> bool {
     let text = event.statement();
-    [&b"COMMIT"[..], b"ROLLBACK", b"XA COMMIT", b"XA ROLLBACK"]
-        .iter()
-        .any(|word| text.get(..word.len()).is_some_and(|t| t.eq_ignore_ascii_case(word)))
+    let begins = |word: &&[u8]| text.get(..word.len()).is_some_and(|said| said.eq_ignore_ascii_case(word));
+    [&b"COMMIT"[..], b"ROLLBACK", b"XA COMMIT", b"XA ROLLBACK"].iter().any(begins) && !begins(&&b"ROLLBACK TO "[..])
 }
 
 /// Follows groups from event to event.
@@ -194,6 +193,9 @@ mod tests {
         assert_eq!(places(&log), [Place::Begins(number(2)), Place::Inside, Place::Ends(number(2))]);
         let log = [gtid(5, 0, 3, false), rows(5), query(6, "COMMIT")].concat();
         assert_eq!(places(&log)[2], Place::Ends(number(3)));
+        let log = [gtid(5, 0, 4, false), rows(5), query(5, "ROLLBACK TO `a`"), query(6, "ROLLBACK")].concat();
+        let expected = [Place::Begins(number(4)), Place::Inside, Place::Inside, Place::Ends(number(4))];
+        assert_eq!(places(&log), expected);
     }
 
     #[test]
