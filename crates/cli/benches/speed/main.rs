@@ -1,8 +1,8 @@
 //! `make bench`: how long clones take and what Pando costs production, each beside its bare floor or a peer
 //! in the same run. Prints one table in Markdown; with `--write` it is put into docs/bench.md.
 //!
-//! `--quick` measures at 100 MB only, in a few minutes; `--only latest containers seconds load peers mariadb
-//! mariadb-load redis` some parts of it; the default takes half an hour. Needs root (a btrfs pool in an image),
+//! `--quick` measures at 100 MB only, in a few minutes; `--only latest containers images seconds load peers
+//! mariadb mariadb-load redis` some parts of it; the default takes half an hour. Needs root (a btrfs pool in an image),
 //! PostgreSQL with pgbench, Docker, and pgBackRest for its row.
 #![allow(
     clippy::unwrap_used,
@@ -17,6 +17,7 @@
 
 mod bare;
 mod containers;
+mod images;
 mod latest;
 mod load;
 mod mariadb;
@@ -47,6 +48,9 @@ fn main() {
     }
     if wanted("containers") {
         containers::measure(&mut table, main_scale, 15, 20);
+    }
+    if wanted("images") {
+        images::measure(&mut table, main_scale);
     }
     if wanted("seconds") {
         seconds::measure(&mut table, main_scale, if quick { 10 } else { 50 });

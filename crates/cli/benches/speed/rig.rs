@@ -95,7 +95,8 @@ pub fn daemon_on(home: &Path) -> Daemon {
     prepared(Daemon::start_on(Path::new(env!("CARGO_BIN_EXE_pando")), home))
 }
 
-fn prepared(daemon: Daemon) -> Daemon {
+/// Makes a daemon's pool.
+pub fn prepared(daemon: Daemon) -> Daemon {
     let output = daemon.pando(&["init", "--size", "45G"]);
     assert!(output.status.success(), "init: {}", String::from_utf8_lossy(&output.stderr));
     let pool = daemon.pando_json(&["du"]);
