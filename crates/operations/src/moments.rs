@@ -413,15 +413,18 @@ pub fn ranges(world: &World, owner: &Owner) -> Done<Vec<RangeView>> {
         let mut found: Vec<RangeView> = Vec::new();
         let stretches = held.engine.stretches(&held.seat.log)?;
         for stretch in &stretches {
-            let from = snapshots
-                .iter()
-                .filter_map(|snapshot| mark(snapshot, name))
-                .filter(|mark| mark.rolls && mark.from.epoch == stretch.epoch && mark.from.lsn >= stretch.first)
-                .map(|mark| mark.at)
-                .min();
+            let marked = || {
+                let marks = snapshots.iter().filter_map(|snapshot| Some((snapshot.moment, mark(snapshot, name)?)));
+                marks.filter(|(_, mark)| {
+                    mark.rolls && mark.from.epoch == stretch.epoch && mark.from.lsn >= stretch.first
+                })
+            };
+            let from = marked().map(|(_, mark)| mark.at).min();
+            // A log may forget its last idle seconds in a crash; what a snapshot has promised it never does.
+            let promised = marked().map(|(moment, _)| moment).max();
             let live = world.live(&owner.id, name).pulse.through;
             let newest = stretches.last().is_some_and(|last| last.epoch == stretch.epoch);
-            let through = if newest { live.max(stretch.through) } else { stretch.through };
+            let through = if newest { live.max(stretch.through) } else { stretch.through }.max(promised);
             if let (Some(from), Some(to)) = (from, through)
                 && from <= to
             {
