@@ -40,7 +40,7 @@ const SEGMENT: u64 = 32 << 20;
 /// So much is read at once.
 const CHUNK: usize = 4 << 20;
 const RECORD: u64 = 16;
-/// How old what `through` says may become.
+/// How old what `through` says on disk may become.
 const THROUGH: SignedDuration = SignedDuration::from_secs(5);
 
 /// In a tree: what its server's increments are to the log.
@@ -95,7 +95,7 @@ pub struct Advance {
 /// One owner's log.
 pub struct AofLog {
     dir: PathBuf,
-    /// What `through` says on disk.
+    /// What `through` said when it was last synced.
     lock: Mutex<Option<Timestamp>>,
     /// How a file is synced; tests let it fail.
     sync_file: fn(&File) -> std::io::Result<()>,
@@ -446,15 +446,20 @@ impl AofLog {
 
     /// Notes up to which time the log is complete.
     pub fn note_through(&self, through: Timestamp) -> Result<(), EngineError> {
-        let mut kept = self.locked();
-        if kept.is_some_and(|kept| through >= kept && through.duration_since(kept) < THROUGH) {
+        let mut synced = self.locked();
+        let Some(epoch) = self.epochs()?.pop() else { return Ok(()) };
+        let path = epoch.dir.join("through");
+        let bytes = through.as_microsecond().to_le_bytes();
+        let due = synced.is_none_or(|at| through < at || through.duration_since(at) >= THROUGH);
+        if due || !path.exists() {
+            write_atomic(&path, &bytes, 0o600).map_err(io("writing a log"))?;
+            *synced = Some(through);
             return Ok(());
         }
-        let Some(epoch) = self.epochs()?.pop() else { return Ok(()) };
-        let bytes = through.as_microsecond().to_le_bytes();
-        write_atomic(&epoch.dir.join("through"), &bytes, 0o600).map_err(io("writing a log"))?;
-        *kept = Some(through);
-        Ok(())
+        // In place: of eight bytes in one sector a crash leaves the old or the new ones, and a daemon that dies
+        // forgets nothing of what it has shown.
+        let file = OpenOptions::new().write(true).open(&path).map_err(io("writing a log"))?;
+        file.write_all_at(&bytes, 0).map_err(io("writing a log"))
     }
 
     /// The number of the newest epoch, if a tree writes it.

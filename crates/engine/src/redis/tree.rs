@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
-use std::io::{Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use pando_host::Account;
@@ -146,8 +146,16 @@ pub fn bring(data: &Path, manifest: &mut Manifest, log: &AofLog, to: &Point) -> 
     manifest.0.retain(|other| other.kind != Kind::Incr || other.seq <= part.seq);
     let mut file =
         OpenOptions::new().read(true).write(true).open(aof::file(data, &part)).map_err(io("opening an AOF file"))?;
-    let length = file.metadata().map_err(io("opening an AOF file"))?.len();
+    let mut length = file.metadata().map_err(io("opening an AOF file"))?.len();
     let wanted = to.lsn.0 - start;
+    // A snapshot of a server that writes may have its last pages out of order; the log has them all.
+    let mut bytes = Vec::new();
+    (&file).take(wanted).read_to_end(&mut bytes).map_err(io("reading an AOF file"))?;
+    let scan = aof::scan(&bytes, |_, _| {});
+    if scan.broken {
+        length = scan.whole as u64;
+        file.set_len(length).map_err(io("cutting an AOF file"))?;
+    }
     if length > wanted {
         return file.set_len(wanted).map_err(io("cutting an AOF file"));
     }
@@ -160,13 +168,21 @@ pub fn write_manifest(seat: &Seat, manifest: &Manifest) -> Result<(), EngineErro
     write(&Manifest::path(&seat.data), &manifest.text(), seat.account.as_ref())
 }
 
-/// Drops an unfinished or damaged end of the last increment, as a crash leaves it (R-5). Answers how many bytes.
+/// Whether a page of the file was never written: what is behind it was not synced either, else it would be there.
+fn has_unwritten_page(bytes: &[u8], from: usize) -> bool {
+    const PAGE: usize = 4096;
+    let aligned = bytes.get(from.next_multiple_of(PAGE)..).unwrap_or_default();
+    aligned.chunks_exact(PAGE).any(|page| page.iter().all(|byte| *byte == 0))
+}
+
+/// Drops the end of the last increment that a crash left unfinished, or with pages that were never written (R-5).
+/// Answers how many bytes. Any other damage is refused.
 pub fn mend(data: &Path, manifest: &Manifest) -> Result<u64, EngineError> {
     let Some(part) = manifest.increments().last() else { return Ok(0) };
     let path = aof::file(data, part);
     let bytes = fs::read(&path).map_err(io("reading an AOF file"))?;
     let scan = aof::scan(&bytes, |_, _| {});
-    if scan.broken {
+    if scan.broken && !has_unwritten_page(&bytes, scan.whole) {
         return Err(EngineError::Invalid(format!(
             "{} is damaged at byte {}: {} bytes behind it cannot be loaded",
             part.name,
@@ -377,6 +393,23 @@ mod tests {
     #[test]
     fn values_are_quoted_as_redis_reads_them() {
         assert_eq!(quoted("a b\"c\\\né"), r#""a b\"c\\\x0a\xc3\xa9""#);
+    }
+
+    #[test]
+    fn r05_pages_that_were_never_written_are_dropped_and_damage_is_refused() -> Result<(), Box<dyn std::error::Error>> {
+        const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n1\r\n";
+        let dir = tempfile::tempdir()?;
+        fs::create_dir(dir.path().join(aof::DIR))?;
+        let manifest = Manifest::parse("file appendonly.aof.1.incr.aof seq 1 type i\n")?;
+        let part = manifest.increments().next().ok_or("it has one")?;
+        let path = aof::file(dir.path(), part);
+        let hole = [SET, &[0; 8192], SET].concat();
+        fs::write(&path, &hole)?;
+        assert_eq!(mend(dir.path(), &manifest)?, (hole.len() - SET.len()) as u64);
+        assert_eq!(fs::read(&path)?, SET);
+        fs::write(&path, [SET, &[b'?'; 8192], SET].concat())?;
+        assert!(mend(dir.path(), &manifest).is_err());
+        Ok(())
     }
 
     #[test]
