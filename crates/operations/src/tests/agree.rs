@@ -254,7 +254,10 @@ pub fn digest(kit: &Kit) -> BTreeMap<String, String> {
             }
         }
     }
-    found.insert("projects".to_owned(), format!("{:?}", kit.projects.inventory()));
+    let projects = kit.projects.inventory();
+    if !projects.is_empty() {
+        found.insert("projects".to_owned(), format!("{projects:?}"));
+    }
     for name in kit.world.catalog.all::<ImageName>().unwrap() {
         found.insert(format!("image name {}", name.reference), serde_json::to_string(&name).unwrap());
     }
