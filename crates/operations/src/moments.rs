@@ -420,8 +420,8 @@ pub fn ranges(world: &World, owner: &Owner) -> Done<Vec<RangeView>> {
                 })
             };
             let from = marked().map(|(_, mark)| mark.at).min();
-            // A log may forget its last idle seconds in a crash; what a snapshot has promised it never does.
-            let promised = marked().map(|(moment, _)| moment).max();
+            // A log may forget its last idle seconds in a crash, but its first snapshot was complete when it was made.
+            let promised = marked().map(|(moment, _)| moment).min();
             let live = world.live(&owner.id, name).pulse.through;
             let newest = stretches.last().is_some_and(|last| last.epoch == stretch.epoch);
             let through = if newest { live.max(stretch.through) } else { stretch.through }.max(promised);
