@@ -413,18 +413,15 @@ pub fn ranges(world: &World, owner: &Owner) -> Done<Vec<RangeView>> {
         let mut found: Vec<RangeView> = Vec::new();
         let stretches = held.engine.stretches(&held.seat.log)?;
         for stretch in &stretches {
-            let marked = || {
-                let marks = snapshots.iter().filter_map(|snapshot| Some((snapshot.moment, mark(snapshot, name)?)));
-                marks.filter(|(_, mark)| {
-                    mark.rolls && mark.from.epoch == stretch.epoch && mark.from.lsn >= stretch.first
-                })
-            };
-            let from = marked().map(|(_, mark)| mark.at).min();
-            // A log may forget its last idle seconds in a crash, but its first snapshot was complete when it was made.
-            let promised = marked().map(|(moment, _)| moment).min();
+            let from = snapshots
+                .iter()
+                .filter_map(|snapshot| mark(snapshot, name))
+                .filter(|mark| mark.rolls && mark.from.epoch == stretch.epoch && mark.from.lsn >= stretch.first)
+                .map(|mark| mark.at)
+                .min();
             let live = world.live(&owner.id, name).pulse.through;
             let newest = stretches.last().is_some_and(|last| last.epoch == stretch.epoch);
-            let through = if newest { live.max(stretch.through) } else { stretch.through }.max(promised);
+            let through = if newest { live.max(stretch.through) } else { stretch.through };
             if let (Some(from), Some(to)) = (from, through)
                 && from <= to
             {
