@@ -1,9 +1,11 @@
-//! What nobody should send: a hundred hostile inputs through the command line and the API. Each is refused in one
-//! line, the daemon goes on, nothing is made of it, and secrets that were in it are in no log.
+//! What nobody should send: a hundred hostile inputs through the command line, and a hundred through the API. Each is
+//! refused in one line, the daemon goes on, nothing is made of it, and secrets that were in it are in no log.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::stand::Stand;
 
@@ -121,6 +123,42 @@ const FILES: [&str; 14] = [
     "\u{feff}app = 'never'\n[[[[[[[[[[[[[[[[[[[[[[",
 ];
 
+/// Lines that no rule of another list makes.
+const LINES: [&[&str]; 32] = [
+    &["clone", "shop", "never", "--profile", "eternal"],
+    &["clone", "shop", "never", "--profile", ""],
+    &["clone", "shop", "never", "--runtime", "moon"],
+    &["clone", "shop", "never", "--runtime", "docker", "--memory", "-1"],
+    &["clone", "shop", "never", "--runtime", "docker", "--memory", "1e309"],
+    &["clone", "shop", "never", "--runtime", "docker", "--cpus", "NaN"],
+    &["clone", "shop", "never", "--runtime", "docker", "--cpus", "-inf"],
+    &["clone", "shop", "never", "--image", "db"],
+    &["clone", "shop", "never", "--image", "../db=x"],
+    &["clone", "shop", "never", "--for", "forever"],
+    &["clone", "shop", "never", "--compose", "/proc/self/mem"],
+    &["clone", "shop", "never", "--compose", "/no/such/compose.yaml"],
+    &["clone", "shop", "never", "--fence=-1s"],
+    &["bookmark", "shop", "../never"],
+    &["bookmark", "shop", "latest"],
+    &["bookmark", "shop@lsn:zz", "never"],
+    &["bookmark", "shop@-99999h", "never"],
+    &["unbookmark", "shop", "a\nb"],
+    &["show", ""],
+    &["timeline", "a/b"],
+    &["logs", "dev", "../db"],
+    &["op", "op-../../etc/passwd"],
+    &["rewind", "dev@"],
+    &["refresh", "dev@'"],
+    &["undo", "dev"],
+    &["import", "/etc/passwd", "never"],
+    &["import", "/dev/null", "never"],
+    &["image", "build", "shop", "A B:C"],
+    &["image", "push", "::::"],
+    &["apply", "/proc/self/mem"],
+    &["--host", "gopher://canary-7f3a91@x", "ls"],
+    &["--host", "http://127.0.0.1:1", "ls"],
+];
+
 /// Bytes that are no request at all.
 const NOISE: [&[u8]; 6] = [
     b"\0\0\0\0\0\0\0\0\r\n\r\n",
@@ -143,18 +181,23 @@ fn send(stand: &Stand, request: &[u8], whole: bool) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-#[test]
-fn a_hundred_hostile_inputs_are_refused_in_one_line_and_leave_nothing() {
-    let Some(stand) = Stand::new() else { return };
-    stand.link(&[]);
-    stand.copy("shop", "dev");
-    // What a clone has of its own is counted in the background.
-    let clones = || {
-        let mut listed = stand.json(&["ls"])["clones"].clone();
-        listed.as_array_mut().unwrap().iter_mut().for_each(|clone| clone["unique_bytes"] = serde_json::Value::Null);
-        listed
-    };
-    let before = clones();
+/// Makes a call, and hands back what was answered, head and all.
+fn call(stand: &Stand, method: &str, path: &str, body: &str) -> String {
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: pando\r\nContent-Type: application/json\r\n");
+    send(stand, format!("{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}").as_bytes(), true)
+}
+
+fn body(answer: &str) -> Value {
+    let text = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    // In chunks or not: what stands between the braces is the body.
+    let ends = (text.find('{'), text.rfind('}'));
+    let (Some(first), Some(last)) = ends else { return Value::Null };
+    serde_json::from_str(&text[first..=last]).unwrap_or_else(|error| panic!("{error}: {answer}"))
+}
+
+/// A hundred hostile inputs through the command line; answers how many.
+fn command_line(stand: &Stand) -> usize {
     let mut tried = 0;
     let mut line = |args: &[&str]| {
         tried += 1;
@@ -184,8 +227,11 @@ fn a_hundred_hostile_inputs_are_refused_in_one_line_and_leave_nothing() {
     {
         line(&["clone", "shop", "never", "--set", set]);
     }
-    for lease in ["0", "-1h", "1y1y", "99999999999999999999h", "soon"] {
+    for lease in ["0", "-1h", "1y1y", "99999999999999999999h", "9999999999999h", "soon"] {
         line(&["lease", "dev", "--for", lease]);
+    }
+    for args in LINES {
+        line(args);
     }
     let file = stand.files().join("app.toml");
     for text in FILES {
@@ -193,22 +239,96 @@ fn a_hundred_hostile_inputs_are_refused_in_one_line_and_leave_nothing() {
         let said = line(&["apply", &file.display().to_string()]);
         assert!(!said.contains(CANARY), "{text}: {said}");
     }
-    for (method, path, body) in BODIES {
+    tried
+}
+
+/// What is refused only when it is looked at may have become an operation: that one fails.
+fn refused(stand: &Stand, path: &str, sent: &Value) -> String {
+    let mut answer = call(stand, "POST", path, &sent.to_string());
+    if answer.starts_with("HTTP/1.1 202") {
+        let id = body(&answer)["id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+        for _ in 0..60 {
+            answer = call(stand, "GET", &format!("/v1/operations/{id}?wait_ms=1000"), "");
+            if !["running", "undoing"].contains(&body(&answer)["state"].as_str().unwrap_or_default()) {
+                break;
+            }
+        }
+        assert_eq!(body(&answer)["state"], "failed", "{path} {sent}: {answer}");
+    } else {
+        let status = answer.split(' ').nth(1).and_then(|word| word.parse::<u16>().ok());
+        assert!(status.is_some_and(|status| (400..=500).contains(&status)), "{path} {sent}: {answer}");
+    }
+    for never in ["panicked", "made a mistake", "Os {", CANARY] {
+        assert!(!answer.contains(never), "{path} {sent}: {answer}");
+    }
+    answer
+}
+
+/// A hundred through the API; answers how many.
+fn api(stand: &Stand) -> usize {
+    let mut tried = 0;
+    let mut refuse = |path: &str, sent: Value| {
         tried += 1;
-        let length = body.len();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: pando\r\nContent-Type: application/json\r\n");
-        let answer =
-            send(&stand, format!("{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}").as_bytes(), true);
-        assert!(answer.starts_with("HTTP/1.1 4"), "{method} {path} {body}: {answer}");
-        assert!(!answer.contains("panicked"), "{method} {path} {body}: {answer}");
+        refused(stand, path, &sent)
+    };
+    for name in NAMES {
+        refuse("/v1/clones", json!({ "from": "shop", "clone": name }));
+        let encoded: String = name.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        refuse(&format!("/v1/clones/{encoded}/undo"), Value::Null);
+    }
+    refuse("/v1/clones", json!({ "from": "shop", "clone": "n".repeat(5000) }));
+    for moment in MOMENTS {
+        refuse("/v1/clones", json!({ "from": "shop", "clone": "never", "moment": moment }));
+    }
+    for url in URLS {
+        refuse("/v1/apps", json!({ "app": "never", "sources": [{ "url": url }] }));
+    }
+    for (name, value) in [
+        ("", ""),
+        ("a", "b\nc=d"),
+        ("a\nfsync", "off"),
+        ("shared_preload_libraries", "../../x"),
+        ("no_such_setting", "1"),
+        ("port", "1"),
+        ("fsync", "maybe"),
+        ("archive_command", "touch /tmp/pando-was-here"),
+    ] {
+        refuse("/v1/clones", json!({ "from": "shop", "clone": "never", "set": { name: value } }));
+    }
+    for seconds in [0, -1, i64::MIN, i64::MAX] {
+        refuse("/v1/clones/dev/lease", json!({ "seconds": seconds }));
+        refuse("/v1/clones", json!({ "from": "shop", "clone": "never", "lease_seconds": seconds }));
+    }
+    for (method, path, sent) in BODIES {
+        tried += 1;
+        let answer = call(stand, method, path, sent);
+        assert!(answer.starts_with("HTTP/1.1 4"), "{method} {path} {sent}: {answer}");
+        assert!(!answer.contains("panicked"), "{method} {path} {sent}: {answer}");
     }
     for noise in NOISE {
         tried += 1;
-        let answer = send(&stand, noise, false);
+        let answer = send(stand, noise, false);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{noise:?}: {answer}");
     }
-    assert!(tried >= 100, "{tried}");
-    assert!(!std::path::Path::new("/tmp/pando-was-here").exists(), "a host name became an option of ssh");
+    tried
+}
+
+#[test]
+fn a_hundred_hostile_inputs_at_either_door_are_refused_in_one_line_and_leave_nothing() {
+    let Some(stand) = Stand::new() else { return };
+    stand.link(&[]);
+    stand.copy("shop", "dev");
+    // What a clone has of its own is counted in the background.
+    let clones = || {
+        let mut listed = stand.json(&["ls"])["clones"].clone();
+        listed.as_array_mut().unwrap().iter_mut().for_each(|clone| clone["unique_bytes"] = Value::Null);
+        listed
+    };
+    let before = clones();
+    let tried = (command_line(&stand), api(&stand));
+    eprintln!("{} at the command line, {} at the API", tried.0, tried.1);
+    assert!(tried.0 >= 100 && tried.1 >= 100, "{tried:?}");
+    assert!(!std::path::Path::new("/tmp/pando-was-here").exists(), "a text became a command");
     assert_eq!(clones(), before, "{}", stand.daemon.log());
     stand.fails(3, &["show", "never"]);
     assert!(!stand.daemon.log().contains(CANARY), "{}", stand.daemon.log());

@@ -17,9 +17,9 @@ use pando_model::{
 use serde::{Deserialize, Serialize};
 
 use super::provision::{self, Manner};
-use super::{remove, snapshot};
+use super::{lease, remove, snapshot};
 use crate::containers;
-use crate::fault::{Done, Fault, failed, refused, usage};
+use crate::fault::{Done, Fault, failed, refused};
 use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
 use crate::moments::{self, Plan};
@@ -106,9 +106,7 @@ impl Verb for Clone {
 impl Clone {
     /// A clone as asked for. Refuses what cannot be before anything is made.
     pub fn new(world: &World, mut request: CloneRequest) -> Done<Self> {
-        if request.lease_seconds.is_some_and(|seconds| seconds <= 0) {
-            return Err(usage("a lease must end in the future").hint("for example --for 8h").into());
-        }
+        request.lease_seconds.map_or(Ok(()), lease::check)?;
         let parent = Owner::named(world, &request.from)?;
         let kinds: Vec<_> = parent.sources.values().map(|held| held.kind).collect();
         for held in parent.sources.values() {

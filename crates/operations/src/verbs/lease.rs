@@ -33,15 +33,26 @@ impl Verb for Lease {
     }
 }
 
+/// A hundred years: an end that no calendar has would be none.
+const LONGEST: i64 = 100 * 366 * 24 * 3600;
+
+/// Refuses a lease that cannot be.
+pub fn check(seconds: i64) -> Done<()> {
+    let wrong = match seconds {
+        ..=0 => "a lease must end in the future",
+        1..=LONGEST => return Ok(()),
+        _ => "a lease ends within a hundred years",
+    };
+    Err(usage(wrong).hint("for example --for 8h; without a lease a clone is kept for ever").into())
+}
+
 impl Lease {
     /// A lease that ends so many seconds from now, or never.
     pub fn new(world: &World, clone: Name, seconds: Option<i64>) -> Done<Self> {
         let owner = Owner::named(world, &clone)?;
         let record = owner.clone_record()?;
         let before = (record.lease_until, record.lease_warned);
-        if seconds.is_some_and(|seconds| seconds <= 0) {
-            return Err(usage("a lease must end in the future").hint("for example --for 8h").into());
-        }
+        seconds.map_or(Ok(()), check)?;
         let until = seconds.and_then(|seconds| world.now().checked_add(SignedDuration::from_secs(seconds)).ok());
         Ok(Self { clone, until, before })
     }
