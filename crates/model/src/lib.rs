@@ -30,7 +30,7 @@ pub use request::{
     BookmarkRequest, CloneRequest, ContainerWish, ExportRequest, ImportRequest, LeaseRequest, LinkRequest, LinkSource,
     MomentRequest, RefreshRequest, Request, SettingChange, SnapshotRequest,
 };
-pub use source::{EngineKind, SourceUrl, SourceUrlError};
+pub use source::{EngineKind, SourceUrl, SourceUrlError, is_secret};
 pub use state::{AppState, CloneState, OperationState, Profile, RuntimeKind, StepState};
 pub use view::{
     AppRow, AppView, ApplyPlan, Change, CloneRow, CloneView, ComposeView, ContainerView, DiskView, DoctorItem,

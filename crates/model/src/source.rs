@@ -110,11 +110,25 @@ impl SourceUrl {
         }
     }
 
+    /// What nobody may be shown: the password, and the values of options that are called like one.
+    pub fn secrets(&self) -> Vec<String> {
+        let options = self.query.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| value);
+        self.password.iter().chain(options).filter(|secret| !secret.is_empty()).cloned().collect()
+    }
+
     /// The same without its password, for the catalog's plain columns and for people.
     #[must_use]
     pub fn without_password(&self) -> Self {
         Self { password: None, ..self.clone() }
     }
+}
+
+/// Whether an option's name says that its value is a secret.
+pub fn is_secret(option: &str) -> bool {
+    let name = option.to_ascii_lowercase();
+    ["passw", "pwd", "secret", "token", "credential", "apikey", "api_key", "api-key", "access_key", "access-key"]
+        .iter()
+        .any(|part| name.contains(part))
 }
 
 /// A replica is refused in the clear by a server that takes TLS only, and a password would be sent in the clear.
@@ -236,6 +250,8 @@ mod tests {
         assert_eq!((url.user.as_deref(), url.password.as_deref()), (Some("root"), Some("s:cret")));
         assert_eq!((url.host.as_deref(), url.port, url.path.as_str()), (Some("::1"), Some(2379), "/a b"));
         assert!("toolkit+sqlite:///srv/app.db".parse::<SourceUrl>().is_ok_and(|url| url.path == "/srv/app.db"));
+        let url: SourceUrl = "toolkit+x://u:p1@h/d?api_token=t1&mode=2&Password=p2&token=".parse()?;
+        assert_eq!(url.secrets(), ["p1", "p2", "t1"]);
         for bad in ["toolkit://x", "toolkit+://x", "toolkit+a.b://x", "toolkit+../x://y"] {
             assert!(bad.parse::<SourceUrl>().is_err(), "{bad}");
         }

@@ -6,16 +6,18 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pando_testkit::{Daemon, ETCD_SECRET, Etcd, etcdctl, example_toolkit, tools, wait_until};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
-use crate::stand::{PANDO, Stand, said};
+use crate::sanitised::{command_lines, files_below, holds};
+use crate::stand::{PANDO, Raised, Stand, said};
 
 /// Puts a toolkit where the daemon of a home looks for it.
-fn install(daemon: &Daemon, name: &str, from: &Path) {
+pub fn install(daemon: &Daemon, name: &str, from: &Path) {
     put(&daemon.home().join("toolkits"), name, from);
 }
 
@@ -33,7 +35,7 @@ fn notes() -> PathBuf {
 }
 
 /// A key of a clone, asked at its address as its user would.
-fn value(clone: &Value, source: &str, key: &str) -> String {
+pub fn value(clone: &Value, source: &str, key: &str) -> String {
     let at = Address::of(clone, source);
     let said = at.ctl(&["get", key, "--print-value-only"]);
     assert!(said.status.success(), "{clone}: {}", String::from_utf8_lossy(&said.stderr));
@@ -41,21 +43,21 @@ fn value(clone: &Value, source: &str, key: &str) -> String {
 }
 
 /// A clone's address, taken apart.
-struct Address {
+pub struct Address {
     user: String,
     password: String,
     endpoint: String,
 }
 
 impl Address {
-    fn of(clone: &Value, source: &str) -> Self {
+    pub fn of(clone: &Value, source: &str) -> Self {
         let url = clone["sources"][source]["url"].as_str().unwrap();
         let (user, rest) = url.strip_prefix("http://").unwrap().split_once(':').unwrap();
         let (password, address) = rest.split_once('@').unwrap();
         Self { user: user.to_owned(), password: password.to_owned(), endpoint: format!("http://{address}") }
     }
 
-    fn ctl(&self, args: &[&str]) -> Output {
+    pub fn ctl(&self, args: &[&str]) -> Output {
         etcdctl(&self.endpoint, Some((&self.user, &self.password)), args)
     }
 }
@@ -182,6 +184,88 @@ fn an_etcd_beside_a_database_shows_the_first_state_at_or_after_the_moment() {
     stand.json(&["unlink", "shop"]);
     stand.nothing_left();
     stand.end(&[]);
+}
+
+/// Secrets that no test says aloud: a password, and an option of a URL.
+const QUIET: [&str; 2] = ["quiet-canary-etcd", "quiet-canary-token"];
+
+/// Links with the address on stdin, as one does whose secrets must not show.
+fn link_quietly(daemon: &Daemon, app: &str, url: &str) -> Output {
+    let mut link = Command::new(PANDO);
+    link.args(["link", app, "-", "--snapshot-every", "1h"]).env("PANDO_HOME", daemon.home());
+    let mut link = link.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    writeln!(link.stdin.take().unwrap(), "{url}").unwrap();
+    link.wait_with_output().unwrap()
+}
+
+#[test]
+fn secrets_of_toolkit_sources_show_in_no_log_no_argument_no_open_file_and_not_in_the_catalog() {
+    if !(tools::require_root() && tools::require("mkfs.btrfs")) {
+        return;
+    }
+    let Some(production) = Etcd::start() else { return };
+    let [password, option] = QUIET;
+    production.ctl_as(Some(ETCD_SECRET), &["user", "add", &format!("quiet:{password}")]);
+    production.ctl_as(Some(ETCD_SECRET), &["user", "grant-role", "quiet", "root"]);
+    let daemon = Daemon::start(Path::new(PANDO));
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (file, leaky) = (dir.path().join("file"), dir.path().join("leaky"));
+    fs::write(&file, "one").unwrap();
+    // One that says all it was told, and fails.
+    let text = "#!/usr/bin/env python3\nimport sys\nif sys.argv[1] == 'identify':\n    \
+                print('{\"protocol\": 1, \"title\": \"leaky\", \"version\": \"1\"}')\nelse:\n    sys.exit(sys.stdin.read())\n";
+    fs::write(&leaky, text).unwrap();
+    for (name, from) in [("etcd", example_toolkit()), ("notes", notes()), ("leaky", leaky)] {
+        install(&daemon, name, &from);
+    }
+    let stop = AtomicBool::new(false);
+    let lines = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| command_lines(&stop));
+        let _ended = Raised(&stop);
+        let urls = [
+            ("keys", format!("toolkit+etcd://quiet:{password}@127.0.0.1:{}", production.port())),
+            ("pad", format!("toolkit+notes://{}?token={option}", file.display())),
+            ("never", format!("toolkit+leaky://quiet:{password}@nowhere/?api_token={option}")),
+        ];
+        for (app, url) in urls {
+            let output = link_quietly(&daemon, app, &url);
+            let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            assert_eq!(output.status.success(), app != "never", "{said}");
+            assert!(!QUIET.iter().any(|secret| said.contains(secret)), "{said}");
+        }
+        daemon.pando_json(&["clone", "keys", "ann"]);
+        daemon.pando_json(&["clone", "pad", "ben"]);
+        production.put("color", "red");
+        daemon.pando_json(&["refresh", "ann@now"]);
+        stop.store(true, Ordering::Relaxed);
+        watch.join().unwrap()
+    });
+    let secrets = QUIET.map(str::to_owned);
+    let guilty: Vec<&String> = lines.iter().filter(|line| secrets.iter().any(|one| line.contains(one))).collect();
+    assert!(guilty.is_empty(), "{guilty:#?}");
+    assert!(lines.iter().any(|line| line.contains("toolkits/etcd")), "the watch saw nothing");
+    let home = daemon.home();
+    let found = || {
+        let mut all = Vec::new();
+        files_below(&home, &mut all);
+        let big = |path: &PathBuf| path.ends_with("pool.img");
+        all.into_iter().filter(|path| !big(path) && holds(path, &secrets)).collect::<Vec<PathBuf>>()
+    };
+    // A unit's own record, which only root can read, has them while it runs.
+    assert!(wait_until(Duration::from_secs(10), || found().is_empty()), "secrets at rest: {:#?}", found());
+    let logs = ["keys", "pad", "ann", "ben"].map(|name| ["logs", name, "--json"]);
+    let asked = [&["events", "--json"][..], &["ops", "--json"], &["doctor", "--json"], &["ls", "--json"]];
+    let shown = ["keys", "pad", "ann", "ben"].map(|name| ["show", name, "--json"]);
+    for args in asked.into_iter().chain(logs.iter().chain(&shown).map(|args| &args[..])) {
+        let output = daemon.pando(args);
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(!QUIET.iter().any(|secret| said.contains(secret)), "{args:?}: {said}");
+    }
+    assert!(!QUIET.iter().any(|secret| daemon.log().contains(secret)), "{}", daemon.log());
+    for args in [["rm", "ann"], ["rm", "ben"], ["unlink", "keys"], ["unlink", "pad"]] {
+        daemon.pando_json(&args);
+    }
 }
 
 #[test]

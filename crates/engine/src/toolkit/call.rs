@@ -1,12 +1,12 @@
 //! Calls a toolkit: as the unprivileged account, within time and output, and reads what it answers. Whatever
 //! it does wrong becomes one line that names the toolkit, the operation and what was wrong; production's
-//! password is taken out of that line, should the toolkit have printed it.
+//! secrets are taken out of that line, should the toolkit have printed them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pando_host::{Account, Bounds, Tool, ToolError};
-use pando_model::SourceUrl;
+use pando_model::{SourceUrl, is_secret};
 use serde::de::DeserializeOwned;
 
 use super::message::{Entry, Operation, PROTOCOL, Place, Question, Serve, SourceOf, UrlOf};
@@ -108,18 +108,19 @@ pub fn question(operation: Operation, about: About<'_>) -> Question {
 }
 
 fn url(url: &SourceUrl, password: bool) -> UrlOf {
+    let own = |(name, value): (&String, &String)| (name.clone(), value.clone());
     UrlOf {
         user: url.user.clone(),
         password: url.password.clone().filter(|_| password),
         host: url.host.clone(),
         port: url.port,
         path: url.path.clone(),
-        query: url.query.clone(),
+        query: url.query.iter().filter(|(name, _)| password || !is_secret(name)).map(own).collect(),
     }
 }
 
 fn secrets(about: &About<'_>) -> Vec<String> {
-    let production = about.source.and_then(|source| source.url.password.clone());
+    let production = about.source.map(|source| source.url.secrets()).unwrap_or_default();
     let own = about.entry.as_ref().map(|entry| entry.password.clone());
     production.into_iter().chain(own).filter(|secret| !secret.is_empty()).collect()
 }

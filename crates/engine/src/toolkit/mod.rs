@@ -121,8 +121,7 @@ impl ToolkitEngine {
         });
         match asked {
             Ok(Where { unreachable: Some(why), .. }) => {
-                let secrets: Vec<String> = source.url.password.iter().cloned().collect();
-                (None, Link::Disconnected(one_line(&hidden(&why, &secrets))))
+                (None, Link::Disconnected(one_line(&hidden(&why, &source.url.secrets()))))
             }
             Ok(Where { position, unreachable: None }) => (position, Link::Following),
             Err(error) => (None, Link::Disconnected(chain(&error))),
@@ -187,8 +186,8 @@ fn plan_of(
     if !program.is_absolute() || !program.is_file() {
         return Err(wrong(format!("the program {} is no absolute path of a file", program.display())));
     }
-    let secret = source.url.password.as_deref().filter(|secret| !secret.is_empty());
-    if secret.is_some_and(|secret| unit.args.iter().any(|arg| arg.contains(secret))) {
+    let secrets = source.url.secrets();
+    if secrets.iter().any(|secret| unit.args.iter().any(|arg| arg.contains(secret))) {
         return Err(wrong("production's password is in an argument, which every user sees; use env".to_owned()));
     }
     let odd = |name: &&String| name.is_empty() || name.contains('=') || name.starts_with("PANDO_");
@@ -269,7 +268,7 @@ impl Engine for ToolkitEngine {
         let source =
             Source { url: url.clone(), exclude: Vec::new(), facts: serde_json::Value::Null, tag: String::new() };
         let looked: Looked = toolkit.ask(Operation::Preflight, About { source: Some(&source), ..About::default() })?;
-        let secrets: Vec<String> = url.password.iter().filter(|secret| !secret.is_empty()).cloned().collect();
+        let secrets = url.secrets();
         let clean = |text: String| one_line(&hidden(&text, &secrets));
         answer.findings = looked
             .findings

@@ -167,8 +167,7 @@ impl Kit<'_> {
     }
 
     fn secrets(&self) -> Vec<String> {
-        let password = self.source.as_ref().and_then(|source| source.url.password.clone());
-        password.into_iter().filter(|password| !password.is_empty()).collect()
+        self.source.as_ref().map(|source| source.url.secrets()).unwrap_or_default()
     }
 
     fn source(&self) -> Look<&Source> {
