@@ -52,8 +52,8 @@ soak: ## the proofs that draw by chance, for hours (PANDO_SEED=… plays a run a
 		-E 'test(/^(machine|catalog|oracle|chaos)::/)'
 	PANDO_POINTS=0 cargo nextest run --package pando --test system --locked --profile soak -E 'test(/^faults::/)'
 	cargo nextest run --package pando-operations --locked --profile soak -E 'test(every_pair_of_points)'
-	PANDO_CASES=$(or $(PANDO_CASES),1000000) cargo nextest run --locked --profile soak -p pando-model -p pando-engine \
-		-E 'test(/any_text|password_is_never/)'
+	PANDO_CASES=$(or $(PANDO_CASES),1000000) PROPTEST_CASES=$(or $(PANDO_CASES),1000000) cargo nextest run --workspace \
+		--locked --profile soak -E 'test(/any_(text|bytes|body)|password_is_never/)'
 
 bench: ## measure, beside bare floors and peers (half an hour; `make bench ARGS=--quick`: some minutes)
 	@./scripts/setup bench

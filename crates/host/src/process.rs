@@ -249,8 +249,29 @@ fn wait_turn(watched: Vec<&Process>, turn: Duration) -> io::Result<Vec<&Process>
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::Tool;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_process_or_none(
+            changes in proptest::collection::vec((0_usize..90, 0_usize..12, proptest::collection::vec(any::<u8>(), 0..6)), 0..4),
+        ) {
+            let mut line = b"42 (a) b (c) S 7 42 41 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 12345 1 2 3".to_vec();
+            for (at, less, more) in changes {
+                let at = at.min(line.len());
+                line.splice(at..(at + less).min(line.len()), more);
+            }
+            if let Some(stat) = parse(&line) {
+                let _ = (stat.has_ended(), is_still(stat.state));
+                let name = line.iter().position(|byte| *byte == b'(').unwrap_or_default();
+                let pid = String::from_utf8_lossy(&line[..name]).trim().parse::<u32>();
+                prop_assert_eq!(pid, Ok(stat.id.pid));
+            }
+        }
+    }
 
     #[test]
     fn a_name_may_hold_parentheses_and_blanks() {

@@ -6,8 +6,9 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use pando_model::{
-    BookmarkRequest, CloneId, CloneRequest, LeaseRequest, LinkRequest, Lsn, Moment, Name, OperationId, OwnerId,
-    RefreshRequest, SnapshotId, SourceUrl,
+    BookmarkRequest, CloneId, CloneRequest, ExportRequest, ImagePushRequest, ImageRemoveRequest, ImageRequest,
+    ImportRequest, LeaseRequest, LinkRequest, Lsn, Moment, Name, OperationId, OwnerId, RefreshRequest, SnapshotId,
+    SnapshotRequest, SourceUrl,
 };
 use proptest::prelude::*;
 
@@ -64,12 +65,17 @@ fn stays<T: FromStr + Display>(text: &str) {
 }
 
 /// What the API is sent, and what `apply` reads.
-const BODIES: [&str; 5] = [
+const BODIES: [&str; 10] = [
     r#"{"app":"shop","sources":[{"name":"db","url":"postgres://u:p@h/d","exclude":["log/"]}],"policy":{"snapshot_every_seconds":60},"set":{"work_mem":"64MB"},"edits":[{"set":"files/a.xml","path":"/a/b","value":"{{db.host}}"},{"remove":"files/lock"}],"hooks":[{"at":"post-start","run":["/bin/true"],"timeout_seconds":5}]}"#,
     r#"{"from":"shop","moment":"-2h","clone":"dev","profile":"durable","record":true,"lease_seconds":3600,"set":{"a":"b"},"runtime":"docker"}"#,
     r#"{"moment":"lsn:0/16B3748"}"#,
     r#"{"name":"shop","bookmark":"before","moment":"latest"}"#,
     r#"{"seconds":-9223372036854775808}"#,
+    r#"{"fence_seconds":10}"#,
+    r#"{"clone":"dev","profile":"disposable","outward_links":true}"#,
+    r#"{"reference":"registry.example:5000/shop-db:ci","name":"shop","moment":"-1h","source":"db","base":"oci:/srv/x","max_bytes":1024,"login":{"user":"u","password":"p"}}"#,
+    r#"{"reference":"shop-db:ci","login":{"user":"u","password":"p"}}"#,
+    r#"{"from":"shop","clone":"dev","container":{"images":{"db":"postgres:15"},"memory_bytes":1048576,"cpu_millis":1500,"reindex":true},"compose":"/srv/compose.yaml"}"#,
 ];
 
 /// What is read is written as it was.
@@ -117,6 +123,12 @@ proptest! {
         body::<RefreshRequest>(&text);
         body::<BookmarkRequest>(&text);
         body::<LeaseRequest>(&text);
+        body::<SnapshotRequest>(&text);
+        body::<ExportRequest>(&text);
+        body::<ImportRequest>(&text);
+        body::<ImageRequest>(&text);
+        body::<ImagePushRequest>(&text);
+        body::<ImageRemoveRequest>(&text);
     }
 
     #[test]

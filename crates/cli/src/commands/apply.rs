@@ -172,6 +172,9 @@ fn fill(text: &str, dir: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Do
 }
 
 #[cfg(test)]
+mod any_text;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

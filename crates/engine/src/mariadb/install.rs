@@ -122,6 +122,8 @@ fn parse_version(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -131,6 +133,17 @@ mod tests {
         assert_eq!(parse_version("mysqld  Ver 8.0.36 for Linux on x86_64 (MySQL Community Server - GPL)"), None);
         assert_eq!(series("10.11.19-MariaDB-log"), Some((10, 11)));
         assert_eq!(series("x"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_version_or_none(at in 0_usize..60, less in 0_usize..9, more in ".{0,6}|[0-9.-]{0,9}") {
+            let mut text = "mariadbd  Ver 10.11.19-MariaDB-0+deb12u1 for debian-linux-gnu on x86_64".to_owned();
+            text.replace_range(at..(at + less).min(text.len()), &more);
+            let version = parse_version(&text);
+            prop_assert!(version.as_ref().is_none_or(|version| !version.contains(char::is_whitespace)), "{:?}", version);
+            let _ = (version.as_deref().and_then(series), series(&more));
+        }
     }
 
     #[test]

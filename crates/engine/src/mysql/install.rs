@@ -118,6 +118,8 @@ fn parse_version(text: &str) -> Option<Version> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -129,6 +131,18 @@ mod tests {
         );
         assert_eq!(parse_version("mysqld  Ver 10.11.19-MariaDB-0+deb12u1 for debian-linux-gnu on x86_64"), None);
         assert_eq!((version("8.4.3-log"), version("8.4")), (Some((8, 4, 3)), None));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_version_or_none(at in 0_usize..40, less in 0_usize..9, more in ".{0,6}|[0-9.+-]{0,12}") {
+            let mut text = "/x/mysqld  Ver 9.7.4-2 for Linux on x86_64 ((Debian))".to_owned();
+            text.replace_range(at..(at + less).min(text.len()), &more);
+            if let Some(read) = parse_version(&text) {
+                prop_assert_eq!(version(&words(read)), Some(read));
+            }
+            let _ = version(&more);
+        }
     }
 
     #[test]

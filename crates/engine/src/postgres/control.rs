@@ -24,7 +24,7 @@ pub struct Control {
     pub checkpoint: Lsn,
     /// `in production`, `shut down`, `in archive recovery`, …
     pub state: String,
-    /// Bytes of a log segment.
+    /// Bytes of a log segment: a power of two, from 1 MB to 1 GB.
     pub segment: u64,
     /// The sizes that a standby must have at least (T-11).
     pub sizes: BTreeMap<String, u64>,
@@ -33,8 +33,8 @@ pub struct Control {
 impl Control {
     /// The file name of the log segment that holds the last checkpoint.
     pub fn checkpoint_segment(&self) -> String {
-        let number = self.checkpoint.0 / self.segment.max(1);
-        let per_id = (1 << 32) / self.segment.max(1);
+        let number = self.checkpoint.0 / self.segment;
+        let per_id = (1 << 32) / self.segment;
         format!("{:08X}{:08X}{:08X}", self.timeline, number / per_id, number % per_id)
     }
 }
@@ -64,6 +64,10 @@ pub(super) fn parse(text: &str) -> Option<Control> {
             Some((name, value.parse().ok()?))
         })
         .collect();
+    // A damaged file is printed too, with a warning. What is calculated with must be what it can be.
+    let sizes_of_segments = (1 << 20)..=(1 << 30);
+    let segment = fields.get("Bytes per WAL segment")?.parse().ok();
+    let segment = segment.filter(|bytes: &u64| bytes.is_power_of_two() && sizes_of_segments.contains(bytes))?;
     Some(Control {
         redo: fields.get("Latest checkpoint's REDO location")?.parse().ok()?,
         timeline: fields.get("Latest checkpoint's TimeLineID")?.parse().ok()?,
@@ -71,7 +75,7 @@ pub(super) fn parse(text: &str) -> Option<Control> {
         minimum_timeline: fields.get("Min recovery ending loc's timeline")?.parse().ok()?,
         checkpoint: fields.get("Latest checkpoint location")?.parse().ok()?,
         state: (*fields.get("Database cluster state")?).to_owned(),
-        segment: fields.get("Bytes per WAL segment")?.parse().ok()?,
+        segment,
         sizes,
     })
 }
@@ -102,5 +106,9 @@ Bytes per WAL segment:                16777216
         assert_eq!(control.sizes.get("max_locks_per_transaction"), Some(&64));
         assert_eq!(control.checkpoint_segment(), "000000010000000000000003");
         assert_eq!(parse("nonsense"), None);
+        // Of a damaged file: nothing is calculated with it.
+        for bytes in ["0", "1", "16777217", "8589934592"] {
+            assert_eq!(parse(&RECORDED.replace("16777216", bytes)), None, "{bytes}");
+        }
     }
 }

@@ -122,6 +122,9 @@ fn unknown(name: &str) -> Problem {
 }
 
 #[cfg(test)]
+mod any_text;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

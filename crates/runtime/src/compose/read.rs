@@ -57,6 +57,8 @@ fn scalar(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const ONE: &str = "services:
@@ -100,6 +102,24 @@ volumes:
       from: shop
 x-more: 1
 ";
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_list_of_volumes_or_refused(
+            two in any::<bool>(),
+            changes in proptest::collection::vec((0_usize..400, 0_usize..12, "[ :'\"{}|>a-z\n-]{0,8}|.{0,3}"), 0..4),
+        ) {
+            let mut text: Vec<char> = if two { TWO } else { ONE }.chars().collect();
+            for (at, less, more) in changes {
+                let at = at.min(text.len());
+                text.splice(at..(at + less).min(text.len()), more.chars());
+            }
+            let text: String = text.into_iter().collect();
+            if let Ok(found) = volumes(&text, "dev1") {
+                prop_assert!(found.iter().all(|volume| !volume.options.is_empty()), "{}", text);
+            }
+        }
+    }
 
     #[test]
     fn volumes_of_both_versions_are_read() {

@@ -188,6 +188,8 @@ pub fn socket(told: Option<&str>) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -205,6 +207,47 @@ mod tests {
         assert_eq!(unwrapped(framed), b"one\ntwo\n");
         assert_eq!(unwrapped(b"plain text that is longer\n"), b"plain text that is longer\n");
         assert_eq!(unwrapped(b""), b"");
+    }
+
+    /// Any JSON that is not deep.
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        const WORDS: [&str; 8] =
+            ["HostConfig", "Components", "Name", "Version", "SecurityOptions", "Mounts", "Source", "CapDrop"];
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(serde_json::Value::from),
+            any::<i64>().prop_map(serde_json::Value::from),
+            "[a-z=,]{0,9}".prop_map(serde_json::Value::from),
+        ];
+        leaf.prop_recursive(3, 30, 5, |inner| {
+            let pair = (proptest::sample::select(&WORDS[..]), inner.clone());
+            prop_oneof![
+                proptest::collection::vec(inner, 0..4).prop_map(serde_json::Value::from),
+                proptest::collection::vec(pair, 0..5).prop_map(|pairs| {
+                    pairs
+                        .into_iter()
+                        .map(|(key, value)| (key.to_owned(), value))
+                        .collect::<serde_json::Map<_, _>>()
+                        .into()
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_log_and_any_text_of_an_engine_is_read(
+            bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(0), Just(1), Just(2)], 0..60),
+            version in json(),
+            info in json(),
+        ) {
+            prop_assert!(unwrapped(&bytes).len() <= bytes.len());
+            let _ = words(&version, &info);
+            let found = confines(&info);
+            // What is not said is taken for the worst.
+            prop_assert!(info["HostConfig"]["Privileged"].is_boolean() || found.privileged);
+            prop_assert!(info["HostConfig"]["ReadonlyRootfs"].is_boolean() || found.writes_root);
+        }
     }
 
     #[test]

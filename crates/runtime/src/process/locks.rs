@@ -48,3 +48,6 @@ fn is_held(lock: &Path, dir: &Path) -> io::Result<bool> {
 fn same(one: &Path, other: &Path) -> bool {
     one == other || other.canonicalize().is_ok_and(|other| one == other)
 }
+
+#[cfg(test)]
+mod any_bytes;
