@@ -50,7 +50,15 @@ impl Daemon {
     /// # Panics
     /// As [`Daemon::start`].
     pub fn start_on(pando: &Path, home: &Path) -> Self {
-        Self::begin(pando, Some(home), &[])
+        Self::start_on_with(pando, home, &[])
+    }
+
+    /// The same with more environment.
+    ///
+    /// # Panics
+    /// As [`Daemon::start`].
+    pub fn start_on_with(pando: &Path, home: &Path, env: &[(&str, &str)]) -> Self {
+        Self::begin(pando, Some(home), env)
     }
 
     fn begin(pando: &Path, home: Option<&Path>, env: &[(&str, &str)]) -> Self {

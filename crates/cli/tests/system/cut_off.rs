@@ -91,7 +91,7 @@ impl World {
 }
 
 /// The processes of clones: those that work in one of their trees, or name it.
-fn belongs(pid: u32, trees: &[PathBuf]) -> bool {
+pub fn belongs(pid: u32, trees: &[PathBuf]) -> bool {
     let at = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
     let line = String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).into_owned();
     trees.iter().any(|tree| at.starts_with(tree) || line.contains(&*tree.to_string_lossy()))
