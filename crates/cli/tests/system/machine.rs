@@ -3,6 +3,8 @@
 //! seed has drawn, with some of the unflushed writes, torn and in any order. Whatever was acknowledged before the
 //! crash must be there, without production's help.
 
+mod guests;
+
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
