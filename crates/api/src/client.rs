@@ -17,9 +17,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use pando_model::{
     ApplyPlan, BookmarkRequest, CloneRequest, ComposeView, DiskView, DoctorView, EventView, ExportRequest,
-    ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageView, ImportRequest, LeaseRequest, LinkRequest, ListView,
-    LogView, MomentRequest, Name, OperationId, OperationView, Problem, RefreshRequest, ShowView, SnapshotRequest,
-    TimelineView,
+    ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageSaveRequest, ImageView, ImportRequest, LeaseRequest,
+    LinkRequest, ListView, LogView, MomentRequest, Name, OperationId, OperationView, Problem, RefreshRequest, ShowView,
+    SnapshotRequest, TimelineView,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -250,12 +250,17 @@ impl Client {
         self.call(Method::POST, paths::IMAGE_PUSH, Some(body)).await
     }
 
+    /// Begins to write an image as one file, which [`Client::take_data`] gives.
+    pub async fn save_image(&self, body: &ImageSaveRequest) -> Answer<OperationView> {
+        self.call(Method::POST, paths::IMAGE_SAVE, Some(body)).await
+    }
+
     /// Begins to forget an image.
     pub async fn remove_image(&self, body: &ImageRemoveRequest) -> Answer<OperationView> {
         self.call(Method::POST, paths::IMAGE_REMOVE, Some(body)).await
     }
 
-    /// What an `export` gives, piece by piece. Whether it was whole says the operation.
+    /// What an `export` or an image as a file gives, piece by piece. Whether it was whole says the operation.
     pub async fn take_data(
         &self,
         id: &OperationId,

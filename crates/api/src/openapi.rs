@@ -4,8 +4,8 @@
 
 use pando_model::{
     ApplyPlan, BookmarkRequest, CloneRequest, ComposeView, DiskView, DoctorView, EventView, ExportRequest,
-    ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageView, ImportRequest, LeaseRequest, LinkRequest, ListView,
-    LogView, OperationView, Problem, RefreshRequest, ShowView, SnapshotRequest, TimelineView,
+    ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageSaveRequest, ImageView, ImportRequest, LeaseRequest,
+    LinkRequest, ListView, LogView, OperationView, Problem, RefreshRequest, ShowView, SnapshotRequest, TimelineView,
 };
 use utoipa::OpenApi;
 
@@ -102,9 +102,11 @@ calls! {
     post build_image, "/v1/images" <- ImageRequest => 202 OperationView;
     /// Send an image to its registry; what is there already is not sent
     post push_image, "/v1/images/push" <- ImagePushRequest => 202 OperationView;
+    /// Write an image as one file, for `docker load` and `podman load`: the operation's data
+    post save_image, "/v1/images/save" <- ImageSaveRequest => 202 OperationView;
     /// Forget an image; engines and registries keep what they have
     post remove_image, "/v1/images/remove" <- ImageRemoveRequest => 202 OperationView;
-    /// What an `export` gives: a tar archive, once; whether it is whole says the operation
+    /// What an `export` or an image as a file gives: a tar archive, once; whether it is whole says the operation
     get take_data, "/v1/operations/{id}/data" (("id" = String, Path, description = "The operation's id")) => 200 Vec<u8>;
     /// What an `import` takes: a tar archive; what became of it says the operation
     put give_data, "/v1/operations/{id}/data" (("id" = String, Path, description = "The operation's id")) <- Vec<u8> => 200 OperationView;
@@ -240,6 +242,7 @@ mod tests {
             IMPORTS,
             IMAGES,
             IMAGE_PUSH,
+            IMAGE_SAVE,
             IMAGE_REMOVE,
             DATA,
             CLONE_START,

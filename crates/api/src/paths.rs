@@ -49,6 +49,8 @@ pub const IMPORTS: &str = "/v1/imports";
 pub const IMAGES: &str = "/v1/images";
 /// Send an image to its registry.
 pub const IMAGE_PUSH: &str = "/v1/images/push";
+/// An image as one file.
+pub const IMAGE_SAVE: &str = "/v1/images/save";
 /// Forget an image.
 pub const IMAGE_REMOVE: &str = "/v1/images/remove";
 /// What an operation gives or takes.

@@ -42,8 +42,8 @@ pub struct ImageRecord {
     pub blobs: Vec<String>,
     /// Where the data lies in it.
     pub path: String,
-    /// The port of its server.
-    pub port: u16,
+    /// The port of its server, where there is one.
+    pub port: Option<u16>,
     /// Who may do everything in it.
     pub user: String,
     /// With this password.
@@ -73,8 +73,11 @@ pub struct ImageName {
     pub name: Name,
     /// Which source.
     pub source: Name,
-    /// Which server image; none: the official one.
+    /// Which server image; none: the official one, and nothing below a directory.
     pub base: Option<String>,
+    /// Where a directory lies in it.
+    #[serde(default)]
+    pub path: Option<String>,
     /// Who may do everything in it.
     pub user: String,
     /// The password, and whether the user chose it.

@@ -10,6 +10,7 @@ mod context;
 mod demo;
 mod errors;
 mod human;
+mod logins;
 mod moments;
 mod output;
 mod progress;

@@ -12,9 +12,9 @@ use axum::{Json, Router};
 use pando_api::{InitRequest, MAX_WAIT_MS, VersionView, openapi_json, paths};
 use pando_model::{
     ApplyPlan, BookmarkRequest, CloneRequest, ComposeView, DiskView, DoctorView, ErrorKind, EventView, ExportRequest,
-    ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageView, ImportRequest, LeaseRequest, LinkRequest, ListView,
-    LogView, Moment, MomentRequest, Name, OperationId, OperationView, Problem, RefreshRequest, Request, ShowView,
-    SnapshotRequest, TimelineView,
+    ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageSaveRequest, ImageView, ImportRequest, LeaseRequest,
+    LinkRequest, ListView, LogView, Moment, MomentRequest, Name, OperationId, OperationView, Problem, RefreshRequest,
+    Request, ShowView, SnapshotRequest, TimelineView,
 };
 use pando_operations::Pando;
 use serde::Deserialize;
@@ -76,6 +76,7 @@ fn writes() -> Router<Daemon> {
         .route(paths::EXPORTS, post(export))
         .route(paths::IMPORTS, post(import))
         .route(paths::IMAGE_PUSH, post(push_image))
+        .route(paths::IMAGE_SAVE, post(save_image))
         .route(paths::IMAGE_REMOVE, post(remove_image))
         .route(paths::CLONE_START, on_name(|clone| Request::Start { clone }))
         .route(paths::CLONE_STOP, on_name(|clone| Request::Stop { clone }))
@@ -255,6 +256,10 @@ async fn build_image(State(daemon): State<Daemon>, InBody(body): InBody<ImageReq
 
 async fn push_image(State(daemon): State<Daemon>, InBody(body): InBody<ImagePushRequest>) -> Begun {
     daemon.submit(Request::PushImage(body)).await
+}
+
+async fn save_image(State(daemon): State<Daemon>, InBody(body): InBody<ImageSaveRequest>) -> Begun {
+    daemon.submit(Request::SaveImage(body)).await
 }
 
 async fn remove_image(State(daemon): State<Daemon>, InBody(body): InBody<ImageRemoveRequest>) -> Begun {

@@ -56,6 +56,10 @@ pub struct Options {
     pub mysql: Vec<PathBuf>,
     /// The Docker or Podman engine that containers run in, as `DOCKER_HOST` says it; sought when absent.
     pub engine: Option<String>,
+    /// Directories with certificates of registries of images, looked at besides the usual ones.
+    pub registry_certs: Vec<PathBuf>,
+    /// The system's certificates, where they lie elsewhere than usual.
+    pub certificates: Option<PathBuf>,
     /// Fail points to arm, for tests.
     pub fail_points: Option<String>,
     /// The volume plugin of Docker and Podman.
@@ -75,6 +79,8 @@ impl Options {
             redis: Vec::new(),
             mysql: Vec::new(),
             engine: None,
+            registry_certs: Vec::new(),
+            certificates: None,
             fail_points: None,
             plugin: Plugin::No,
         }
@@ -151,6 +157,8 @@ async fn open_and_run(
         redis: options.redis.clone(),
         mysql: options.mysql.clone(),
         engine: options.engine.clone(),
+        registry_certs: options.registry_certs.clone(),
+        certificates: options.certificates.clone(),
     };
     let (pando, token) = off_thread(move || {
         let pando = Pando::open(&home, fail, &around)?;

@@ -52,6 +52,14 @@ pub enum ImageError {
     /// A registry did not do what it was asked for.
     #[error("{0}")]
     Registry(String),
+    /// It is not who it says, as far as this machine knows.
+    #[error("the registry {registry} is not trusted")]
+    Mistrusted {
+        /// Which one.
+        registry: String,
+        /// What was wrong with its certificate, or that none is kept.
+        source: io::Error,
+    },
     /// A registry does not know us, or does not let us.
     #[error("the registry {registry} does not allow it")]
     Denied {

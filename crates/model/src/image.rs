@@ -17,8 +17,11 @@ use crate::state::Profile;
 pub struct RegistryLogin {
     /// The account.
     pub user: String,
-    /// Its password or token.
+    /// Its password or token; an identity token where the account is `<token>`.
     pub password: String,
+    /// The registry that it is for, and nobody else: host and port. Any, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<String>,
 }
 
 impl fmt::Debug for RegistryLogin {
@@ -44,9 +47,13 @@ pub struct ImageRequest {
     /// Which source, where several could be in an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Name>,
-    /// The server image; the official one of the exact version when absent. `oci:DIR` is a directory in OCI's layout.
+    /// The image below; the official one of the server's exact version when absent, and nothing below a directory.
+    /// `oci:DIR` is a directory in OCI's layout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
+    /// Where a directory lies in it; a server's data lies where its image has it. `/` when absent and nothing is below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// The account that may do everything in it; `pando` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -85,6 +92,15 @@ pub struct ImagePushRequest {
     pub login: Option<RegistryLogin>,
 }
 
+/// An image as one file, streamed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ImageSaveRequest {
+    /// The image.
+    pub reference: String,
+}
+
 /// `image rm`: forgets an image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,16 +131,19 @@ pub struct ImageView {
     pub moment: Timestamp,
     /// As typed.
     pub asked: String,
-    /// The server image, as named.
+    /// The image below, as named; `scratch` is nothing.
     pub base: String,
     /// Whether the app's masks were applied.
     pub masked: bool,
-    /// Who may do everything in it.
-    pub user: String,
+    /// Who may do everything in it; absent where there is no server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// With this password.
-    pub password: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
     /// The port that its server listens on.
-    pub port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Where the data lies in it.
     pub path: String,
     /// Bytes of the data.

@@ -20,7 +20,7 @@ mod view;
 pub use error::{ErrorKind, Problem};
 pub use hook::{Edit, EditFormat, Hook, HookPoint};
 pub use id::{AppId, CloneId, IdParseError, OperationId, OwnerId, PoolSnapshotId, SnapshotId, UnitId, VolumeId};
-pub use image::{ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageView, RegistryLogin};
+pub use image::{ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageSaveRequest, ImageView, RegistryLogin};
 pub use lsn::{Lsn, LsnParseError};
 pub use moment::{Moment, MomentParseError, Target, parse_span};
 pub use name::{Name, NameError};

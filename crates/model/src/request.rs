@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::hook::{Edit, Hook};
-use crate::image::{ImagePushRequest, ImageRemoveRequest, ImageRequest};
+use crate::image::{ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageSaveRequest};
 use crate::moment::Moment;
 use crate::name::Name;
 use crate::policy::Policy;
@@ -252,6 +252,8 @@ pub enum Request {
     BuildImage(ImageRequest),
     /// Send an image to its registry.
     PushImage(ImagePushRequest),
+    /// Write an image as one file.
+    SaveImage(ImageSaveRequest),
     /// Forget an image.
     RemoveImage(ImageRemoveRequest),
     /// Start a clone's servers.
@@ -318,6 +320,7 @@ impl Request {
             Self::Import(_) => "import",
             Self::BuildImage(_) => "image-build",
             Self::PushImage(_) => "image-push",
+            Self::SaveImage(_) => "image-save",
             Self::RemoveImage(_) => "image-rm",
             Self::Start { .. } => "start",
             Self::Stop { .. } => "stop",

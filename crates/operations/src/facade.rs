@@ -16,6 +16,7 @@ use pando_engine::toolkit::ToolkitEngine;
 use pando_host::durable::write_atomic;
 use pando_host::secret::SecretKey;
 use pando_host::{FailPoints, SystemClock};
+use pando_image::oci::Trust;
 use pando_model::{
     ApplyPlan, CloneState, DiskView, DoctorItem, DoctorView, EventView, LinkRequest, ListView, LogView, Name,
     OperationId, OperationState, OperationView, OwnerId, Problem, Profile, Request, ShowView, TimelineView,
@@ -61,6 +62,18 @@ pub struct Around {
     pub mysql: Vec<PathBuf>,
     /// The Docker or Podman engine, in the form of `DOCKER_HOST`; without it, it is sought where it usually is.
     pub engine: Option<String>,
+    /// Directories with certificates of registries of images (`DIR/HOST:PORT/ca.crt`), looked at besides the usual ones.
+    pub registry_certs: Vec<PathBuf>,
+    /// The system's certificates, where they lie elsewhere than usual.
+    pub certificates: Option<PathBuf>,
+}
+
+impl Around {
+    fn trust(&self) -> Trust {
+        let mut trust = Trust { bundle: self.certificates.clone(), ..Trust::default() };
+        trust.dirs.splice(0..0, self.registry_certs.iter().cloned());
+        trust
+    }
 }
 
 /// One Pando on one home. Cheap to clone.
@@ -106,6 +119,7 @@ impl Pando {
             runtime: Arc::new(runtime),
             projects: Arc::new(ComposeTool::new(docker.socket())),
             docker: Some(docker),
+            trust: around.trust(),
             clock: Arc::new(SystemClock),
             pool: None,
             home,
@@ -309,6 +323,10 @@ impl Pando {
             Request::PushImage(body) => {
                 let names = images::claims(&body.reference, None);
                 self.begin(&names, |world| image::ImagePush::new(world, &body))
+            }
+            Request::SaveImage(body) => {
+                let names = images::claims(&body.reference, None);
+                self.begin(&names, |world| image::ImageSave::new(world, &body))
             }
             Request::RemoveImage(body) => {
                 let names = images::claims(&body.reference, None);

@@ -161,13 +161,17 @@ macro_rules! faults {
 impl IntoProblem for ImageError {
     fn into_problem(self) -> Problem {
         let kind = match &self {
-            Self::Refused(_) | Self::Unfit(_) | Self::Denied { .. } => ErrorKind::Refused,
+            Self::Refused(_) | Self::Unfit(_) | Self::Denied { .. } | Self::Mistrusted { .. } => ErrorKind::Refused,
             Self::Io { .. } | Self::Stream(_) | Self::Registry(_) => ErrorKind::Failed,
         };
         let problem = Problem::from_error(kind, &self);
         match &self {
             Self::Denied { registry } => problem.hint(format!(
                 "docker login {registry}; or give PANDO_REGISTRY_USER and PANDO_REGISTRY_PASSWORD to this command"
+            )),
+            Self::Mistrusted { registry, .. } => problem.hint(format!(
+                "where an authority of your own has signed it: put that one's certificate into \
+                 /etc/docker/certs.d/{registry}/ca.crt on the machine of the daemon"
             )),
             _ => problem,
         }

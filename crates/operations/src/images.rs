@@ -11,7 +11,8 @@ use std::sync::Arc;
 use pando_catalog::{BaseRecord, ImageName, ImageRecord, OperationRecord, Sealed};
 use pando_host::durable::{remove_if_there, write_atomic};
 use pando_image::oci::{
-    Base, Descriptor, Layer, Layout, Login, MANIFEST, Origin, Reference, Registry, Store, index, read_saved, take_image,
+    Base, Descriptor, LAYOUT, Layer, Layout, Login, MANIFEST, Origin, Reference, Registry, Store, digest_of, index,
+    read_saved, take_image,
 };
 use pando_model::{ImageView, Name, OperationId, OperationState, RegistryLogin};
 
@@ -22,6 +23,9 @@ use crate::world::{Claim, World};
 
 /// So many images without a name are kept of each source that has one with.
 const KEPT: usize = 10;
+
+/// What stands for nothing below, as Dockerfiles have it.
+pub const SCRATCH: &str = "scratch";
 
 /// The store of this home.
 pub fn store(world: &World) -> Store {
@@ -90,18 +94,25 @@ pub fn seal_login(world: &World, login: Option<&RegistryLogin>) -> Done<Option<S
     Ok(Some(world.seal(&text)?))
 }
 
-/// The same, ready to be shown.
-pub fn open_login(world: &World, sealed: Option<&Sealed>) -> Done<Option<Login>> {
+/// The same, ready to be shown to the registry of a name, if it is for that one.
+pub fn open_login(world: &World, sealed: Option<&Sealed>, reference: &str) -> Done<Option<Login>> {
     let Some(sealed) = sealed else { return Ok(None) };
     let login: RegistryLogin = serde_json::from_slice(&world.unseal(sealed)?)
         .map_err(|error| Fault::Problem(failed(format!("a login cannot be read: {error}"))))?;
-    Ok(Some(Login { user: login.user, password: login.password }))
+    let registry = reference.parse::<Reference>().ok().map(|read| read.registry().to_owned());
+    let fits = login.registry.is_none() || login.registry == registry;
+    Ok(fits.then_some(Login { user: login.user, password: login.password }))
 }
 
 /// Makes sure that a server image is in the store: from a directory, else from the engine, else from its registry.
 /// `work` names the directory for what comes in.
 pub fn ensure_base(run: &Run, reference: &str, login: Option<Login>, work: &str) -> Done<BaseRecord> {
     let world = &run.world;
+    if reference == SCRATCH {
+        let base = Base::scratch();
+        let id = digest_of(base.config.to_string().as_bytes());
+        return keep_base(run, id, reference, &base, store(world).root());
+    }
     if let Some(mut layout) = Layout::named(reference) {
         return from_origin(run, reference, &mut layout, work);
     }
@@ -117,7 +128,7 @@ pub fn ensure_base(run: &Run, reference: &str, login: Option<Login>, work: &str)
         return keep_base(run, id, reference, &base, &dir);
     }
     let named: Reference = reference.parse().map_err(|error: String| usage(error))?;
-    from_origin(run, reference, &mut Registry::new(named, login), work).map_err(|fault| match fault {
+    from_origin(run, reference, &mut Registry::new(named, login, &world.trust), work).map_err(|fault| match fault {
         Fault::Problem(mut problem) => {
             problem.causes.insert(0, problem.message);
             problem.message =
@@ -212,8 +223,7 @@ fn write_index(store: &Store, names: &[ImageName]) -> Done<()> {
         let manifest = Descriptor { media_type: MANIFEST.to_owned(), digest: name.image.clone(), size };
         manifests.insert(name.reference.clone(), manifest);
     }
-    let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
-    write_atomic(&store.root().join("oci-layout"), layout, 0o600).map_err(failed)?;
+    write_atomic(&store.root().join("oci-layout"), LAYOUT, 0o600).map_err(failed)?;
     write_atomic(&file, &index(&manifests), 0o600).map_err(failed)
 }
 
@@ -237,8 +247,11 @@ pub fn views(world: &World) -> Done<Vec<ImageView>> {
             asked: image.asked,
             base: base.reference,
             masked: image.masked,
-            password: String::from_utf8_lossy(&world.unseal(&image.password)?).into_owned(),
-            user: image.user,
+            password: match image.port {
+                Some(_) => Some(String::from_utf8_lossy(&world.unseal(&image.password)?).into_owned()),
+                None => None,
+            },
+            user: image.port.map(|_| image.user),
             port: image.port,
             path: image.path,
             data_bytes: image.data_bytes,

@@ -12,6 +12,7 @@ use pando_engine::{Engine, Link, Pulse};
 use pando_host::clock::id_parts;
 use pando_host::secret::SecretKey;
 use pando_host::{Account, Clock, FailPoints};
+use pando_image::oci::Trust;
 use pando_model::{EngineKind, ErrorKind, Name, OperationId, OperationState, OwnerId, Problem};
 use pando_pool::PoolDriver;
 use pando_runtime::compose::Projects;
@@ -52,6 +53,8 @@ pub struct World {
     pub runtime: Arc<dyn Runtime>,
     /// The engine that containers run in, where there is one.
     pub docker: Option<Arc<DockerRuntime>>,
+    /// Whose certificates registries of images may have.
+    pub trust: Trust,
     /// Compose projects of the user's.
     pub projects: Arc<dyn Projects>,
     /// Bytes of memory of this machine.
@@ -101,6 +104,8 @@ pub struct Parts {
     pub runtime: Arc<dyn Runtime>,
     /// The engine that containers run in, where there is one.
     pub docker: Option<Arc<DockerRuntime>>,
+    /// Whose certificates registries of images may have.
+    pub trust: Trust,
     /// Compose projects of the user's.
     pub projects: Arc<dyn Projects>,
     /// What time it is.
@@ -124,6 +129,7 @@ impl World {
             engines: parts.engines.into_iter().map(|engine| (engine.kind(), engine)).collect(),
             runtime: parts.runtime,
             docker: parts.docker,
+            trust: parts.trust,
             projects: parts.projects,
             memory: crate::containers::memory(),
             clock: parts.clock,

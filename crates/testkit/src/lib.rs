@@ -44,7 +44,7 @@ pub use mysql::{MysqlProduction, mysql_at};
 pub use netns::Network;
 pub use production::{Production, ProductionOptions};
 pub use redis::{RedisClient, RedisProduction};
-pub use registry::ImageRegistry;
+pub use registry::{Access, Fault, FaultyHttp, ImageRegistry};
 pub use seed::Seed;
 pub use writes::{Past, Writes};
 

@@ -33,6 +33,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mkfs.xfs", "xfsprogs"),
     ("mount", "mount"),
     ("nsenter", "util-linux"),
+    ("openssl", "openssl"),
     ("pgbackrest", "pgbackrest"),
     ("podman", "podman"),
     ("php", "php-cli"),

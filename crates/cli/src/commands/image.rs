@@ -1,25 +1,24 @@
 //! `image`: data at a moment as an image of a container. Whoever runs it needs nothing of Pando.
 //!
-//! What a registry wants to see is looked up here, where the user is: in the environment, or where `docker login` put
-//! it. The daemon may run as somebody else.
+//! What a registry wants to see is looked up here, where the user is (`logins.rs`). The daemon may run as somebody else.
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use clap::{Args, Subcommand};
 use pando_model::{
-    ErrorKind, ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageView, Moment, Name, OperationView, Problem,
-    Profile, RegistryLogin,
+    ErrorKind, ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageSaveRequest, ImageView, Moment, Name,
+    OperationView, Problem, Profile,
 };
 use serde::Serialize;
 use serde_json::Value;
 
 use super::clone::profiles;
+use super::travel;
 use crate::args::Detach;
 use crate::context::{Context, variable};
 use crate::errors::{Done, Error};
-use crate::{human, output, settings};
+use crate::{human, logins, output, settings};
 
 /// Arguments of `image`.
 #[derive(Debug, Args)]
@@ -53,9 +52,13 @@ struct How {
     /// Which source, where the app has several that can be in an image
     #[arg(long, value_name = "NAME")]
     source: Option<Name>,
-    /// The server image: in the engine, in a registry, or oci:DIR [default: the official one of the exact version]
+    /// The image below: in the engine, in a registry, or oci:DIR [default: the server's official one of the exact
+    /// version; nothing below a directory]
     #[arg(long, value_name = "REF")]
     base: Option<String>,
+    /// Where a directory is to lie in it [default: /, where nothing is below]
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
     /// Who may do everything in it [default: pando]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -87,6 +90,9 @@ struct BuildArgs {
     /// Keep it in HOME alone
     #[arg(long)]
     no_load: bool,
+    /// Write it to this file too, for `docker load` and `podman load`; - is standard output
+    #[arg(long, short, value_name = "FILE", conflicts_with = "detach")]
+    output: Option<PathBuf>,
     #[command(flatten)]
     detach: Detach,
 }
@@ -158,10 +164,23 @@ pub async fn image(context: &Context, args: ImageArgs) -> Done {
 }
 
 async fn build(context: &Context, args: BuildArgs) -> Done {
-    let load = (args.load || args.no_load).then_some(args.load);
-    let body = request(context, Some(&args.target), args.reference, args.how, load)?;
+    // Who wants a file wants it elsewhere.
+    let load = (args.load || args.no_load || args.output.is_some()).then_some(args.load);
+    let to_stdout = args.output.as_deref().is_some_and(|file| file.as_os_str() == "-");
+    if to_stdout && io::stdout().is_terminal() {
+        return Err(Error::usage("an image is not for a terminal", "--output FILE"));
+    }
+    let body = request(context, Some(&args.target), args.reference, args.how, load).await?;
+    let reference = body.reference.clone();
     let begun = context.client.build_image(&body).await?;
     let Some(ended) = context.finish(begun, args.detach).await? else { return Ok(()) };
+    if let Some(file) = &args.output {
+        let begun = context.client.save_image(&ImageSaveRequest { reference }).await?;
+        travel::take(context, begun, (!to_stdout).then_some(file)).await?;
+    }
+    if to_stdout {
+        return Ok(());
+    }
     tell(context, Some(ended), None).await
 }
 
@@ -170,28 +189,33 @@ async fn push(context: &Context, args: PushArgs) -> Done {
         let sent = send(context, args.target).await?;
         return tell(context, None, Some(sent)).await;
     };
-    let body = request(context, Some(&args.target), reference, args.how, Some(false))?;
+    let body = request(context, Some(&args.target), reference, args.how, Some(false)).await?;
     let (built, sent) = build_and_send(context, body).await?;
     tell(context, Some(built), Some(sent)).await
 }
 
 async fn update(context: &Context, args: UpdateArgs) -> Done {
-    let how = How { source: None, base: None, user: None, password_file: None, max_size: None, profile: None };
-    let mut body = request(context, None, args.reference, how, None)?;
+    let how =
+        How { source: None, base: None, path: None, user: None, password_file: None, max_size: None, profile: None };
+    let mut body = request(context, None, args.reference, how, None).await?;
     if let Some(at) = &args.at {
         // The same words as behind @.
         body.moment = context.target(&format!("x@{at}"))?.moment;
     }
-    let pushed_before = context.client.images().await?.into_iter().any(|image| {
-        let same = image.reference == body.reference || image.reference == format!("{}:latest", body.reference);
-        image.pushes && same
-    });
+    let pushed_before = before(context, &body.reference).await?.is_some_and(|image| image.pushes);
     if (pushed_before || args.push) && !args.no_push {
         let (built, sent) = build_and_send(context, body).await?;
         return tell(context, Some(built), Some(sent)).await;
     }
     let built = done(context, context.client.build_image(&body).await?).await?;
     tell(context, Some(built), None).await
+}
+
+/// What was built under that name last.
+async fn before(context: &Context, reference: &str) -> Done<Option<ImageView>> {
+    let whole = format!("{reference}:latest");
+    let known = context.client.images().await?;
+    Ok(known.into_iter().find(|image| image.reference == reference || image.reference == whole))
 }
 
 async fn build_and_send(context: &Context, body: ImageRequest) -> Done<(OperationView, OperationView)> {
@@ -202,7 +226,7 @@ async fn build_and_send(context: &Context, body: ImageRequest) -> Done<(Operatio
 }
 
 async fn send(context: &Context, reference: String) -> Done<OperationView> {
-    let login = login(&reference)?;
+    let login = logins::of_image(&reference)?;
     done(context, context.client.push_image(&ImagePushRequest { reference, login }).await?).await
 }
 
@@ -211,7 +235,7 @@ async fn done(context: &Context, begun: OperationView) -> Done<OperationView> {
     ended.ok_or_else(|| Error::new(ErrorKind::Failed, "the operation was not waited for"))
 }
 
-fn request(
+async fn request(
     context: &Context,
     target: Option<&str>,
     reference: String,
@@ -224,14 +248,22 @@ fn request(
         Some(file) => Some(password(file)?),
         None => variable("PANDO_IMAGE_PASSWORD"),
     };
-    // The one that the server image comes from; else it is of no use.
-    let login = how.base.as_deref().map(login).transpose()?.flatten();
+    // Where the server image comes from: the one that is named, that of the last build, or an official one.
+    let base = match &how.base {
+        Some(base) => base.clone(),
+        None => {
+            let last = before(context, &reference).await?.map(|image| image.base);
+            last.unwrap_or_else(|| logins::OFFICIAL.to_owned())
+        }
+    };
+    let login = logins::of_base(&base, &reference)?;
     Ok(ImageRequest {
         reference,
         name,
         moment,
         source: how.source,
         base: how.base,
+        path: how.path,
         user: how.user,
         password,
         max_bytes: how.max_size,
@@ -253,39 +285,6 @@ fn password(file: &std::path::Path) -> Done<String> {
         return Err(Error::usage("the password is empty", "leave --password-file out, and one is made"));
     }
     Ok(text)
-}
-
-/// What a reference's registry is shown.
-fn login(reference: &str) -> Done<Option<RegistryLogin>> {
-    match (variable("PANDO_REGISTRY_USER"), variable("PANDO_REGISTRY_PASSWORD")) {
-        (Some(user), Some(password)) => return Ok(Some(RegistryLogin { user, password })),
-        (None, None) => {}
-        _ => {
-            let hint = "PANDO_REGISTRY_USER and PANDO_REGISTRY_PASSWORD";
-            return Err(Error::usage("a login at a registry needs both of its variables", hint));
-        }
-    }
-    let dir = variable("DOCKER_CONFIG").map(PathBuf::from);
-    let Some(dir) = dir.or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".docker"))) else {
-        return Ok(None);
-    };
-    let Ok(text) = std::fs::read_to_string(dir.join("config.json")) else { return Ok(None) };
-    Ok(kept_login(&text, reference))
-}
-
-/// The login that Docker's configuration keeps for a reference's registry.
-fn kept_login(config: &str, reference: &str) -> Option<RegistryLogin> {
-    let config: Value = serde_json::from_str(config).ok()?;
-    let host = reference.split_once('/').map(|(host, _)| host);
-    let host = host.filter(|host| host.contains(['.', ':']) || *host == "localhost");
-    let keys = match host {
-        Some(host) => vec![host.to_owned(), format!("https://{host}"), format!("http://{host}")],
-        None => vec!["https://index.docker.io/v1/".to_owned()],
-    };
-    let kept = keys.iter().find_map(|key| config["auths"].get(key)?["auth"].as_str())?;
-    let plain = String::from_utf8(BASE64_STANDARD.decode(kept).ok()?).ok()?;
-    let (user, password) = plain.split_once(':')?;
-    Some(RegistryLogin { user: user.to_owned(), password: password.to_owned() })
 }
 
 /// Shows the image, and what its making and sending came to.
@@ -318,10 +317,15 @@ fn words(context: &Context, outcome: &Outcome) -> String {
         .push
         .as_ref()
         .map(|push| format!("{} sent, {} were there", number(push, "sent_bytes"), number(push, "there_bytes")));
-    let run = if was("loaded") || outcome.push.is_some() {
-        format!("docker run --publish {0}:{0} {1}", image.port, image.reference)
-    } else {
-        String::new()
+    let runs = was("loaded") || outcome.push.is_some();
+    let run = match image.port {
+        Some(port) if runs => format!("docker run --publish {port}:{port} {}", image.reference),
+        None if runs && image.base != "scratch" => format!("docker run {}", image.reference),
+        _ => String::new(),
+    };
+    let copy = match image.base.as_str() {
+        "scratch" => format!("COPY --from={} {} DIRECTORY", image.reference, image.path),
+        _ => String::new(),
     };
     human::facts([
         ("image", image.reference.clone()),
@@ -330,9 +334,10 @@ fn words(context: &Context, outcome: &Outcome) -> String {
         ("data", format!("{} in {} layers", human::bytes(image.data_bytes), image.data_layers)),
         ("new", added),
         ("registry", sent.unwrap_or_default()),
-        ("user", image.user.clone()),
-        ("password", image.password.clone()),
+        ("user", image.user.clone().unwrap_or_default()),
+        ("password", image.password.clone().unwrap_or_default()),
         ("run", run),
+        ("in a Dockerfile", copy),
     ])
 }
 
@@ -357,22 +362,4 @@ async fn ls(context: &Context) -> Done {
         output::note("no images; pando image build NAME REF makes one");
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_login_is_found_where_docker_keeps_it() {
-        let config = r#"{"auths": {"reg.example:5000": {"auth": "YW5uOml0J3M6bWU="},
-            "https://index.docker.io/v1/": {"auth": "aHViOnNlY3JldA=="}, "empty.example": {}}}"#;
-        let of = |reference: &str| kept_login(config, reference).map(|login| (login.user, login.password));
-        assert_eq!(of("reg.example:5000/shop:1"), Some(("ann".into(), "it's:me".into())));
-        assert_eq!(of("team/shop"), Some(("hub".into(), "secret".into())));
-        for none in ["empty.example/shop", "other.example/shop"] {
-            assert_eq!(of(none), None, "{none}");
-        }
-        assert!(kept_login("{", "a/b").is_none());
-    }
 }

@@ -40,6 +40,10 @@ pub struct ServeArgs {
     /// The socket of the Docker or Podman engine for clones in containers [default: the first that is there]
     #[arg(long, value_name = "unix:///PATH", env = "DOCKER_HOST", hide_env_values = true)]
     engine: Option<String>,
+    /// A directory with certificates of registries of images (DIR/HOST:PORT/ca.crt), looked at besides
+    /// /etc/docker/certs.d and /etc/containers/certs.d; may be repeated
+    #[arg(long, value_name = "DIR", env = "PANDO_REGISTRY_CERTS", hide_env_values = true, value_delimiter = ':')]
+    registry_certs: Vec<PathBuf>,
     /// Serve the volume plugin of Docker and Podman, at this socket, whose name is the driver's [default:
     /// /run/docker/plugins/pando.sock; on by itself for root's home /var/lib/pando]
     #[arg(long, value_name = "PATH", num_args = 0..=1, env = "PANDO_VOLUME_PLUGIN", hide_env_values = true)]
@@ -93,6 +97,8 @@ pub fn serve(context: &Context, args: &ServeArgs) -> Done {
         redis: args.redis.clone(),
         mysql: args.mysql.clone(),
         engine: args.engine.clone(),
+        registry_certs: args.registry_certs.clone(),
+        certificates: variable("SSL_CERT_FILE").map(PathBuf::from),
         fail_points: variable("PANDO_FAILPOINTS"),
         ..Options::of_home(&context.home)
     };

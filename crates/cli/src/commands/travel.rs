@@ -47,15 +47,21 @@ pub async fn export(context: &Context, args: &ExportArgs) -> Done {
     }
     let target = context.target(&args.target)?;
     let begun = context.client.export(&target.name, &ExportRequest { moment: target.moment }).await?;
+    let ended = take(context, begun, args.output.as_deref()).await?;
+    told(context, &ended, args.output.is_some())
+}
+
+/// Fetches what an operation gives into a file, which appears when it is whole, or to standard output.
+pub(super) async fn take(context: &Context, begun: OperationView, file: Option<&Path>) -> Done<OperationView> {
     let ended = tokio::select! {
-        ended = take(context, begun, args.output.as_deref()) => ended,
+        ended = fetch(context, begun, file) => ended,
         _ = tokio::signal::ctrl_c() => Err(Error::Quiet(130)),
     };
-    if let (Err(_), Some(file)) = (&ended, &args.output) {
+    if let (Err(_), Some(file)) = (&ended, file) {
         // What is not whole does not stay; that it cannot be removed changes nothing about the error.
         let _ = std::fs::remove_file(part(file));
     }
-    told(context, &ended?, args.output.is_some())
+    ended
 }
 
 fn part(file: &Path) -> PathBuf {
@@ -65,7 +71,7 @@ fn part(file: &Path) -> PathBuf {
 }
 
 /// Fetches what the operation gives, and waits for its end.
-async fn take(context: &Context, begun: OperationView, file: Option<&Path>) -> Done<OperationView> {
+async fn fetch(context: &Context, begun: OperationView, file: Option<&Path>) -> Done<OperationView> {
     let id = begun.id.clone();
     let streams = |operation: &OperationView| {
         operation.steps.iter().any(|step| step.name == "stream" && step.state != StepState::Waiting)

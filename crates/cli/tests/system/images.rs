@@ -59,7 +59,18 @@ fn an_image_is_built_sent_and_run_by_an_engine_that_knows_nothing_of_pando() {
     stand.production.psql("CREATE ROLE web LOGIN PASSWORD 'prod-secret-web'");
     stand.link_both(&[]);
     let then = stand.json(&["snapshot", "shop"])["result"]["moment"].as_str().unwrap().to_owned();
-    let first = stand.json(&["image", "build", &format!("shop@{then}"), "shop-db:then"]);
+    // Of a prepared state, so that it is made of the same each time.
+    let prepared = || {
+        let timeline = stand.json(&["timeline", "shop"]);
+        let snapshots = timeline["snapshots"].as_array().unwrap().clone();
+        snapshots.iter().any(|one| one["moment"] == then.as_str() && one["prepared"] == true)
+    };
+    assert!(wait_until(Duration::from_secs(120), prepared), "{}", stand.json(&["timeline", "shop"]));
+    let secret = stand.daemon.home().with_file_name("image-password");
+    std::fs::write(&secret, "only for tests\n").unwrap();
+    let then_again = format!("shop@{then}");
+    let of_then = ["image", "build", &then_again, "shop-db:then", "--password-file", secret.to_str().unwrap()];
+    let first = stand.json(&of_then);
     assert_eq!((&first["build"]["built"], &first["data_layers"]), (&true.into(), &1.into()), "{first}");
     let password = first["password"].as_str().unwrap();
     assert_eq!(rows(&docker, "then", "shop-db:then", password), "5000|5000");
@@ -111,7 +122,8 @@ fn an_image_is_built_sent_and_run_by_an_engine_that_knows_nothing_of_pando() {
     let line = big.lines().find(|line| line.starts_with("error: ")).unwrap();
     assert!(line.contains("postgres.public.archive"), "{big}");
     stand.fails(3, &["image", "update", "nothing:1"]);
-    stand.fails(4, &["image", "build", "shop", "files:1", "--source", "files"]);
+    let somewhere = ["image", "build", "shop", "files:1", "--source", "files", "--base", "shop-db:then"];
+    assert!(stand.fails(2, &somewhere).contains("--path"));
     let listed = stand.json(&["image", "ls"]);
     let names: Vec<&str> = listed.as_array().unwrap().iter().map(|one| one["reference"].as_str().unwrap()).collect();
     assert_eq!(names, [reference.as_str(), "other:1", "shop-db:then"]);
@@ -121,6 +133,11 @@ fn an_image_is_built_sent_and_run_by_an_engine_that_knows_nothing_of_pando() {
     for dir in ["blobs/sha256", "work"] {
         assert_eq!(entries(&stand.daemon.home().join("images").join(dir)), Vec::<String>::new(), "{dir}");
     }
+    // Nothing of it is kept, and made again it is the same, byte for byte: digests are of all its bytes.
+    let again = stand.json(&of_then);
+    assert_eq!((&again["build"]["built"], &again["digest"]), (&true.into(), &first["digest"]), "{again}\n{first}");
+    stand.json(&["image", "rm", "shop-db:then"]);
+    std::fs::remove_file(&secret).unwrap();
     stand.json(&["unlink", "shop"]);
     stand.nothing_left();
     stand.end(&[]);

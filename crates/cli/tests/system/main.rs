@@ -28,6 +28,7 @@ mod faults;
 mod hooks;
 #[path = "../../../image/tests/hostile/mod.rs"]
 mod hostile;
+mod image_files;
 mod images;
 mod kills;
 mod life;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Base, CONFIG, Descriptor, Layer, MANIFEST, digest_of};
+use super::{Base, CONFIG, Descriptor, Layer, MANIFEST, Reference, digest_of};
 
 /// The media type of an index.
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -107,10 +107,12 @@ fn sorted(value: &Value) -> Value {
 
 /// The index of a directory in OCI's layout: which names stand for which manifests.
 pub fn index(names: &BTreeMap<String, Descriptor>) -> Vec<u8> {
+    let whole = |name: &str| name.parse().map_or_else(|_| name.to_owned(), |read: Reference| read.whole());
     let one = |(name, manifest): (&String, &Descriptor)| {
         json!({
             "mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size,
-            "annotations": { "org.opencontainers.image.ref.name": name },
+            // The second is how containerd and Podman are told a whole name.
+            "annotations": { "org.opencontainers.image.ref.name": name, "io.containerd.image.name": whole(name) },
         })
     };
     let manifests: Vec<Value> = names.iter().map(one).collect();

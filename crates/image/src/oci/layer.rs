@@ -1,15 +1,15 @@
 //! A tree, or what of it changed, as a layer: in a fixed order, owned by the server's account, as old as time, so
-//! that the same content gives the same digest. Files are written whole, holes as zeros: not every engine unpacks
+//! that the same content gives the same digest. A directory of files keeps its owners and times (in seconds), which are
+//! part of its content. Files are written whole, holes as zeros: not every engine unpacks
 //! holes, and gzip makes nothing of them.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use ring::digest::{Context, SHA256};
 
+use super::gzip::Packer;
 use super::state::{Change, relative, relative_path};
 use super::{BlobWriter, GZIP, Layer};
 use crate::ImageError;
@@ -20,10 +20,10 @@ use crate::tree::walk;
 /// Where a tree lies in an image, and whose it is there.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// An absolute path.
+    /// An absolute path; `/` is the whole of an image that has nothing below.
     pub path: String,
-    /// User and group of the server's account.
-    pub owner: (u32, u32),
+    /// User and group of the server's account; without it everything keeps its own, and its time.
+    pub owner: Option<(u32, u32)>,
     /// Mode and owners of directories that the image has already; a layer that names what is below must repeat them.
     pub above: BTreeMap<String, (u32, u32, u32)>,
 }
@@ -36,7 +36,7 @@ pub fn write_layer(
     dir: &Path,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Layer, ImageError> {
-    let packed = GzEncoder::new(BlobWriter::new(dir, "layer")?, Compression::fast());
+    let packed = Packer::new(BlobWriter::new(dir, "layer")?);
     let mut tar = Writer::new(Summed { to: packed, digest: Context::new(&SHA256) });
     let at = place.path.trim_matches('/');
     for (end, _) in at.match_indices('/') {
@@ -51,10 +51,17 @@ pub fn write_layer(
         if !change.put.contains(&path) {
             return Ok(());
         }
-        let below = if path.is_empty() { at.to_owned() } else { format!("{at}/{path}") };
-        let mut made = entry(below, found.kind, (found.mode, place.owner.0, place.owner.1));
+        let below = within(at, &path);
+        if below.is_empty() {
+            return Ok(());
+        }
+        let (uid, gid) = place.owner.unwrap_or((found.uid, found.gid));
+        let mut made = entry(below, found.kind, (found.mode, uid, gid));
+        if place.owner.is_none() {
+            made.mtime = (found.mtime.0, 0);
+        }
         made.target = match found.kind {
-            Kind::HardLink => format!("{at}/{}", relative_path(&found.target)?).into_bytes(),
+            Kind::HardLink => within(at, &relative_path(&found.target)?).into_bytes(),
             _ => found.target.clone(),
         };
         made.size = found.size;
@@ -69,13 +76,18 @@ pub fn write_layer(
     })?;
     for gone in &change.gone {
         let (up, name) = gone.rsplit_once('/').unwrap_or(("", gone));
-        let below = if up.is_empty() { at.to_owned() } else { format!("{at}/{up}") };
-        let mark = entry(format!("{below}/.wh.{name}"), Kind::File, (0o644, 0, 0));
+        let mark = entry(within(&within(at, up), &format!(".wh.{name}")), Kind::File, (0o644, 0, 0));
         tar.head(&mark).map_err(ImageError::Stream)?;
     }
     let Summed { to, digest } = tar.finish().map_err(ImageError::Stream)?;
     let blob = to.finish().map_err(ImageError::Stream)?.finish(GZIP)?;
     Ok(Layer { blob, diff_id: format!("sha256:{}", hex(digest.finish().as_ref())) })
+}
+
+/// One path below another, either of which may be empty.
+fn within(up: &str, path: &str) -> String {
+    let slash = if up.is_empty() || path.is_empty() { "" } else { "/" };
+    format!("{up}{slash}{path}")
 }
 
 fn entry(path: String, kind: Kind, (mode, uid, gid): (u32, u32, u32)) -> Entry {
@@ -109,7 +121,7 @@ mod tests {
 
     fn place() -> Place {
         let above = BTreeMap::from([("var/lib/x".to_owned(), (0o1777, 5, 6))]);
-        Place { path: "/var/lib/x/data".to_owned(), owner: (999, 998), above }
+        Place { path: "/var/lib/x/data".to_owned(), owner: Some((999, 998)), above }
     }
 
     fn listed(dir: &Path, layer: &Layer) -> Vec<String> {
@@ -142,7 +154,7 @@ mod tests {
             fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
         }
         let write = |change: &Change| write_layer(tree.path(), &place(), change, dir.path(), &mut |_| {}).unwrap();
-        let look = || TreeState::of(tree.path(), &mut |_| {}).unwrap();
+        let look = || TreeState::of(tree.path(), false, &mut |_| {}).unwrap();
         let before = look();
         let whole = write(&before.since(None));
         assert_eq!(whole, write(&look().since(None)));
@@ -169,5 +181,29 @@ mod tests {
                 "var/lib/x/data/base/.wh.2 644 0:0 0 0",
             ]
         );
+    }
+
+    #[test]
+    fn a_directory_keeps_its_owners_and_times_and_may_be_all_of_an_image() {
+        let (tree, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir(tree.path().join("sub")).unwrap();
+        let file = tree.path().join("sub/a");
+        fs::write(&file, "one").unwrap();
+        for (path, mode) in [(tree.path().join("sub"), 0o755), (file.clone(), 0o640)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let at = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(77, 5);
+            fs::File::open(&path).unwrap().set_modified(at).unwrap();
+        }
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        let place = Place { path: "/".to_owned(), owner: None, above: BTreeMap::new() };
+        let look = || TreeState::of(tree.path(), true, &mut |_| {}).unwrap();
+        let write = |change: &Change| write_layer(tree.path(), &place, change, dir.path(), &mut |_| {}).unwrap();
+        let before = look();
+        let whole = write(&before.since(None));
+        let sub = format!("sub/ 755 {uid}:{gid} 0 77");
+        assert_eq!(listed(dir.path(), &whole), [sub, format!("sub/a 640 {uid}:{gid} 3 77")]);
+        fs::remove_dir_all(tree.path().join("sub")).unwrap();
+        let gone = write(&look().since(Some(&before)));
+        assert_eq!(listed(dir.path(), &gone), [".wh.sub 644 0:0 0 0"]);
     }
 }

@@ -7,8 +7,9 @@
 //! | `saved.rs` | images as a Docker or Podman engine gives and takes them |
 //! | `origin.rs` | images taken from a registry or from a directory in OCI's layout |
 //! | `reference.rs` | names of images, and which registry they mean |
-//! | `registry.rs` | a registry: asks what it has, sends the rest |
+//! | `registry/` | a registry: asks what it has, sends the rest |
 //! | `state.rs` | a tree as an image holds it, and what two of them differ in |
+//! | `gzip.rs` | the same bytes packed are the same bytes |
 //! | `layer.rs` | a tree, or what of it changed, as a layer |
 //! | `document.rs` | an image's configuration and manifest |
 //!
@@ -16,6 +17,7 @@
 //! which every engine reads; zstd is read of others.
 
 mod document;
+mod gzip;
 mod layer;
 mod origin;
 mod reference;
@@ -29,14 +31,16 @@ pub use document::{INDEX, Image, index};
 pub use layer::{Place, write_layer};
 pub use origin::{Layout, Origin, take_image};
 pub use reference::Reference;
-pub use registry::{Login, Registry, Sent};
-pub use saved::{read_saved, saved_length, write_saved};
-pub use state::{Change, TreeState, tree_bytes};
+pub use registry::{Login, Manners, Registry, Sent, Trust};
+pub use saved::{Archive, read_saved, saved_length, write_saved};
+pub use state::{Change, TreeState, largest_files, tree_bytes};
 pub use store::{BlobWriter, Store};
 pub use take::{Facts, LayerScan};
 
 use serde::{Deserialize, Serialize};
 
+/// What the file `oci-layout` of a directory in OCI's layout says.
+pub const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// The media type of a manifest.
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// The media type of a configuration.
@@ -79,6 +83,12 @@ pub struct Base {
 }
 
 impl Base {
+    /// Nothing at all, for this machine's kind of processor.
+    pub fn scratch() -> Self {
+        let config = serde_json::json!({ "architecture": origin::processor(), "os": "linux", "config": {} });
+        Self { config, layers: Vec::new(), facts: Facts::default() }
+    }
+
     /// A variable of its environment.
     pub fn env(&self, name: &str) -> Option<&str> {
         let all = self.config["config"]["Env"].as_array().into_iter().flatten();

@@ -44,7 +44,7 @@ pub trait Origin {
 }
 
 /// The processor as images name it.
-fn processor() -> &'static str {
+pub(super) fn processor() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

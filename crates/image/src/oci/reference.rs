@@ -69,6 +69,12 @@ impl fmt::Display for Reference {
 }
 
 impl Reference {
+    /// The name with all that Docker leaves out: `docker.io/library/postgres:15.4`.
+    pub fn whole(&self) -> String {
+        let sign = if self.tag.contains(':') { '@' } else { ':' };
+        format!("{}/{}{sign}{}", self.host, self.repository, self.tag)
+    }
+
     /// Host and port of its registry, as a login is kept under.
     pub fn registry(&self) -> &str {
         &self.host
@@ -88,10 +94,14 @@ impl Reference {
             Some((bare, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => bare,
             _ => &self.host,
         };
-        let ip = bare.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        let here = bare == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
-        format!("{}://{}", if here { "http" } else { "https" }, self.host)
+        format!("{}://{}", if is_here(bare) { "http" } else { "https" }, self.host)
     }
+}
+
+/// Whether a host is this machine and no network lies in between.
+pub(super) fn is_here(host: &str) -> bool {
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -122,6 +132,7 @@ mod tests {
             let again: Reference = read.to_string().parse().unwrap();
             assert_eq!(again, read, "{text}");
         }
+        assert_eq!(read("shop").whole(), "docker.io/library/shop:latest");
         let pinned = read(&format!("reg.example/a:1@{digest}"));
         assert!(pinned.is_digest() && pinned.tag == digest);
         for bad in ["", "a b", "A/b", "x@sha256:1", "a:", "../a", "a/../b", "reg.example/", "a:b:c", "h\n.x/a"] {

@@ -1,7 +1,11 @@
 //! Images as a Docker or Podman engine gives them (`save`) and takes them (`load`): one tar with a `manifest.json`
 //! that names the configuration and the layers.
+//!
+//! An image that is kept as a file is more than that: a tar that is OCI's layout and has Docker's `manifest.json`
+//! beside it, both over the same blobs, as newer Docker engines save it. Older ones read nothing else than the latter,
+//! and what knows registries reads the former, where digests stay what they are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -9,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::take::take;
-use super::{Base, Facts, Layer, LayerScan, hex_of};
+use super::{Base, Descriptor, Facts, LAYOUT, Layer, LayerScan, MANIFEST, Reference, digest_of, hex_of, index};
 use crate::ImageError;
 use crate::tar::{BLOCK, Entry, Writer};
 
@@ -100,6 +104,55 @@ enum Part<'a> {
     File(&'a Path, u64),
 }
 
+/// An image that is to be a file.
+pub struct Archive<'a> {
+    /// Its name.
+    pub reference: &'a Reference,
+    /// Its manifest, as registries get it.
+    pub manifest: &'a [u8],
+    /// Its configuration.
+    pub config: &'a [u8],
+    /// All its layers, from the bottom up, and where they are.
+    pub layers: &'a [(Layer, PathBuf)],
+}
+
+impl Archive<'_> {
+    fn parts(&self) -> Vec<(String, Part<'_>)> {
+        let name = |digest: &str| format!("blobs/sha256/{}", hex_of(digest).unwrap_or_default());
+        let (manifest, config) = (digest_of(self.manifest), digest_of(self.config));
+        let size = self.manifest.len() as u64;
+        let named = Descriptor { media_type: MANIFEST.to_owned(), digest: manifest.clone(), size };
+        let layers: Vec<String> = self.layers.iter().map(|(layer, _)| name(&layer.blob.digest)).collect();
+        let docker = serde_json::json!([{
+            "Config": name(&config), "RepoTags": [self.reference.to_string()], "Layers": layers,
+        }]);
+        let index = index(&BTreeMap::from([(self.reference.to_string(), named)]));
+        let mut parts = vec![
+            ("oci-layout".to_owned(), Part::Bytes(LAYOUT.to_vec())),
+            ("index.json".to_owned(), Part::Bytes(index)),
+            ("manifest.json".to_owned(), Part::Bytes(docker.to_string().into_bytes())),
+            (name(&manifest), Part::Bytes(self.manifest.to_vec())),
+            (name(&config), Part::Bytes(self.config.to_vec())),
+        ];
+        for ((layer, path), name) in self.layers.iter().zip(layers) {
+            if !parts.iter().any(|(known, _)| *known == name) {
+                parts.push((name, Part::File(path, layer.blob.size)));
+            }
+        }
+        parts
+    }
+
+    /// How many bytes [`Archive::write`] writes.
+    pub fn length(&self) -> u64 {
+        length(&self.parts())
+    }
+
+    /// Writes it. The same image under the same name gives the same bytes.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        write(out, self.parts())
+    }
+}
+
 fn parts<'a>(tag: &str, config: &(String, Vec<u8>), layers: &'a [(Layer, Option<PathBuf>)]) -> Vec<(String, Part<'a>)> {
     let name = |digest: &str, end: &str| format!("{}.{end}", hex_of(digest).unwrap_or_default());
     let names: Vec<String> = layers.iter().map(|(layer, _)| name(&layer.blob.digest, "tar")).collect();
@@ -121,13 +174,16 @@ fn parts<'a>(tag: &str, config: &(String, Vec<u8>), layers: &'a [(Layer, Option<
 
 /// How many bytes [`write_saved`] writes.
 pub fn saved_length(tag: &str, config: &(String, Vec<u8>), layers: &[(Layer, Option<PathBuf>)]) -> u64 {
+    length(&parts(tag, config, layers))
+}
+
+fn length(parts: &[(String, Part<'_>)]) -> u64 {
     let block = BLOCK as u64;
     let length = |part: &Part<'_>| match part {
         Part::Bytes(bytes) => bytes.len() as u64,
         Part::File(_, size) => *size,
     };
-    let all = parts(tag, config, layers);
-    all.iter().map(|(_, part)| block + length(part).div_ceil(block) * block).sum::<u64>() + 2 * block
+    parts.iter().map(|(_, part)| block + length(part).div_ceil(block) * block).sum::<u64>() + 2 * block
 }
 
 /// Writes an image for an engine to load under a tag. Layers without a path are those that it has.
@@ -137,9 +193,13 @@ pub fn write_saved(
     config: &(String, Vec<u8>),
     layers: &[(Layer, Option<PathBuf>)],
 ) -> io::Result<()> {
+    write(out, parts(tag, config, layers))
+}
+
+fn write(out: &mut dyn Write, parts: Vec<(String, Part<'_>)>) -> io::Result<()> {
     let mut tar = Writer::new(out);
     let mut buffer = vec![0; 1 << 18];
-    for (name, part) in parts(tag, config, layers) {
+    for (name, part) in parts {
         match part {
             Part::Bytes(bytes) => {
                 tar.head(&Entry::file(&name, 0o644, bytes.len() as u64))?;
@@ -185,6 +245,15 @@ mod tests {
         assert_eq!(written.len() as u64, saved_length("x:1", &config, &layers));
         let back = read_saved(&mut &*written, dir.path()).unwrap();
         assert_eq!(back.layers, std::slice::from_ref(&layer));
+        // As a file it has its digests, and the same bytes each time.
+        let reference: Reference = "reg.example/team/x:1".parse().unwrap();
+        let layers = [(layer.clone(), layers[0].1.clone().unwrap())];
+        let archive = Archive { reference: &reference, manifest: b"{}", config: &config.1, layers: &layers };
+        let (mut file, mut again) = (Vec::new(), Vec::new());
+        archive.write(&mut file).unwrap();
+        archive.write(&mut again).unwrap();
+        assert!(file == again && file.len() as u64 == archive.length());
+        assert_eq!(read_saved(&mut &*file, dir.path()).unwrap().layers, std::slice::from_ref(&layer));
         // One that is not sent is not there: the engine is to have it.
         written.clear();
         write_saved(&mut written, "x:1", &config, &[(layer, None)]).unwrap();

@@ -2,7 +2,8 @@
 //! how much of it really changed is counted in blocks, so that both can be told.
 //!
 //! Invariant: the same content gives the same state, wherever and whenever it lies. Times and owners are no part of
-//! it: in an image everything belongs to the server's account, and is as old as time.
+//! a server's: in an image everything belongs to the server's account, and is as old as time. Of a directory of files
+//! they are: web servers tell by times what browsers have, and applications by owners what they may write.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -24,6 +25,9 @@ const BLOCK: usize = 1 << 16;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Item {
     mode: u32,
+    /// Owner, group and modification time in seconds, where they count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    whose: Option<(u32, u32, i64)>,
     /// Of a file: its length, its digest, and a sum of each block in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     file: Option<(u64, String, String)>,
@@ -55,14 +59,18 @@ pub struct Change {
 }
 
 impl TreeState {
-    /// Reads a whole tree. `progress` hears how many bytes were read.
-    pub fn of(root: &Path, progress: &mut dyn FnMut(u64)) -> Result<Self, ImageError> {
+    /// Reads a whole tree. `whose`: owners and times count. `progress` hears how many bytes were read.
+    pub fn of(root: &Path, whose: bool, progress: &mut dyn FnMut(u64)) -> Result<Self, ImageError> {
         let mut items: BTreeMap<String, Item> = BTreeMap::new();
         let mut read = 0;
         let mut buffer = vec![0; BLOCK];
         walk(root, ".", &mut |entry, file| {
             let path = relative(&entry)?;
-            let mut item = Item { mode: entry.mode, file: None, link: None, same: None };
+            if path.rsplit('/').next().is_some_and(|name| name.starts_with(".wh.")) {
+                return Err(ImageError::Unfit(format!("{} would be taken for a deletion in an image", entry.shown())));
+            }
+            let owners = whose.then_some((entry.uid, entry.gid, entry.mtime.0));
+            let mut item = Item { mode: entry.mode, whose: owners, file: None, link: None, same: None };
             match (entry.kind, file) {
                 (Kind::Symlink, _) => item.link = Some(String::from_utf8_lossy(&entry.target).into_owned()),
                 (Kind::HardLink, _) => {
@@ -132,6 +140,20 @@ pub fn tree_bytes(root: &Path) -> Result<u64, ImageError> {
     Ok(bytes)
 }
 
+/// The largest files of a tree, by path and bytes, the largest first.
+pub fn largest_files(root: &Path, most: usize) -> Result<Vec<(String, u64)>, ImageError> {
+    let mut found = Vec::new();
+    walk(root, ".", &mut |entry, file| {
+        if file.is_some() {
+            found.push((relative(&entry)?, entry.size));
+        }
+        Ok(())
+    })?;
+    found.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    found.truncate(most);
+    Ok(found)
+}
+
 /// The directories above a path, down from the tree's own.
 fn above(path: &str, into: &mut BTreeSet<String>) {
     if path.is_empty() {
@@ -186,7 +208,7 @@ mod tests {
     use super::*;
 
     fn state(root: &Path) -> TreeState {
-        TreeState::of(root, &mut |_| {}).unwrap()
+        TreeState::of(root, false, &mut |_| {}).unwrap()
     }
 
     #[test]
@@ -201,6 +223,14 @@ mod tests {
         let before = state(dir.path());
         assert_eq!(before, state(dir.path()), "whatever the time is");
         assert_eq!(before.since(Some(&before)), Change::default());
+        // Only where owners and times count is one that was merely touched another.
+        let whose = |root: &Path| TreeState::of(root, true, &mut |_| {}).unwrap();
+        let dated = whose(dir.path());
+        let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(7);
+        File::options().append(true).open(at("base/1/same")).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(before, state(dir.path()));
+        assert!(whose(dir.path()).since(Some(&dated)).put.contains("base/1/same"));
+        assert_eq!(largest_files(dir.path(), 1).unwrap(), [("base/1/table".to_owned(), 10 * BLOCK as u64 + 5)]);
         let first = before.since(None);
         assert_eq!((first.file_bytes, first.changed_bytes), (before.bytes(), before.bytes()));
         assert_eq!(tree_bytes(dir.path()).unwrap(), before.bytes());
@@ -217,6 +247,9 @@ mod tests {
         let put: Vec<&str> = change.put.iter().map(String::as_str).collect();
         assert_eq!(put, ["", "base", "base/1", "base/1/table", "base/new"]);
         assert_eq!(change.gone.iter().collect::<Vec<_>>(), ["old"], "not what was in it");
+        fs::write(at(".wh.twin"), "").unwrap();
+        assert!(TreeState::of(dir.path(), false, &mut |_| {}).is_err(), "a layer would delete by it");
+        fs::remove_file(at(".wh.twin")).unwrap();
         // A second name goes where the first does, and a change of the one is a change of both.
         fs::hard_link(at("base/1/same"), at("twin")).unwrap();
         let linked = state(dir.path());

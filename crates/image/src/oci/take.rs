@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read, Write};
 use std::path::Path;
 
-use flate2::Compression;
 use flate2::read::MultiGzDecoder;
-use flate2::write::GzEncoder;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
+use super::gzip::Packer;
 use super::{BlobWriter, GZIP, Layer, ZSTD};
 use crate::ImageError;
 use crate::archive::hex;
@@ -77,7 +76,7 @@ pub(super) fn take(from: &mut dyn Read, dir: &Path) -> Result<(Layer, LayerScan)
         io::copy(&mut raw, &mut io::sink()).map_err(ImageError::Stream)?;
         (diff_id, scan, if gzip { GZIP } else { ZSTD })
     } else {
-        let mut packed = GzEncoder::new(&mut out, Compression::fast());
+        let mut packed = Packer::new(&mut out);
         let (diff_id, scan) = look(whole, &mut packed)?;
         packed.finish().map_err(ImageError::Stream)?;
         (diff_id, scan, GZIP)
@@ -173,6 +172,9 @@ impl<R: Read> Read for Hashing<R> {
 
 #[cfg(test)]
 mod tests {
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
     use super::*;
 
     /// A layer of others, with what is looked for.

@@ -503,6 +503,7 @@ pub const CASES: &[Case] = &[
         |kit| images::names(kit).len() == 2 && images::all(kit).len() == 1,
     ),
     Case::new("image-push", images::given_near_registry, images::push, images::pushed),
+    Case::new("image-save", images::given_built, images::save, images::built),
     Case::new("image-rm", images::given_built, images::remove, |kit| images::all(kit).is_empty()),
     Case::new("thin", with_history, |world| run_thin(world, "shop"), |kit| kit.snapshots("shop").len() == 3),
     Case::new(

@@ -383,6 +383,7 @@ proofs!(
     image_build "image-build",
     image_push "image-push",
     image_rm "image-rm",
+    image_save "image-save",
     import "import",
     lease "lease",
     link "link",

@@ -9,11 +9,11 @@ use std::sync::{Arc, OnceLock};
 use pando_catalog::{ImageName, ImageRecord};
 use pando_image::oci::{Layer, digest_of};
 use pando_image::tar::{Entry, Writer};
-use pando_model::{ErrorKind, ImagePushRequest, ImageRemoveRequest, ImageRequest, Moment};
+use pando_model::{ErrorKind, ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageSaveRequest, Moment};
 
 use super::kit::{Kit, go, name};
 use crate::fault::Done;
-use crate::verbs::image::{ImageBuild, ImagePush, ImageRemove};
+use crate::verbs::image::{ImageBuild, ImagePush, ImageRemove, ImageSave};
 use crate::world::World;
 
 /// Where the server image of a kit is.
@@ -54,6 +54,7 @@ fn request(world: &World, reference: &str, of: Option<&str>) -> ImageRequest {
         moment: None,
         source: None,
         base: of.map(|_| format!("oci:{}", layout(world).display())),
+        path: None,
         user: None,
         password: None,
         max_bytes: Some(1 << 20),
@@ -118,6 +119,13 @@ pub fn remove(world: &Arc<World>) -> Done<()> {
 pub fn push(world: &Arc<World>) -> Done<()> {
     let body = ImagePushRequest { reference: near(), login: None };
     go(world, &["the image"], |world| ImagePush::new(world, &body))
+}
+
+/// Writes it as a file that nobody keeps.
+pub fn save(world: &Arc<World>) -> Done<()> {
+    world.transfers.stand_in(|_, mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
+    let body = ImageSaveRequest { reference: "img:1".to_owned() };
+    go(world, &["the image"], |world| ImageSave::new(world, &body))
 }
 
 pub fn pushed(kit: &Kit) -> bool {
@@ -197,6 +205,48 @@ fn the_same_moment_is_the_same_image_and_the_next_lies_on_it() {
 }
 
 #[test]
+fn a_directory_lies_on_an_image_or_on_nothing() {
+    let kit = Kit::new();
+    given(&kit);
+    let files = kit.owner("shop").sources[&name("files")].seat.data.clone();
+    std::fs::write(files.join("logo"), "png").unwrap();
+    kit.snapshot("shop");
+    let of = |reference: &str, base: bool, path: Option<&str>| {
+        let whole = request(&kit.world, reference, Some("shop"));
+        let base = whole.base.clone().filter(|_| base);
+        let wanted = ImageRequest { source: Some(name("files")), path: path.map(str::to_owned), base, ..whole };
+        go(&kit.world, &["the image"], |world| ImageBuild::new(world, wanted)).unwrap();
+        let all = names(&kit);
+        let at = all.iter().position(|name| name.reference == reference).unwrap();
+        stands_for(&kit, at)
+    };
+    let (alone, on_top) = (of("alone:1", false, None), of("on-top:1", true, Some("/srv//files/")));
+    assert_eq!((alone.path.as_str(), on_top.path.as_str(), alone.port), ("/", "/srv/files", None));
+    let store = crate::images::store(&kit.world);
+    let config =
+        |image: &ImageRecord| serde_json::from_slice::<serde_json::Value>(&store.read(&image.config).unwrap()).unwrap();
+    let (bare, whole) = (config(&alone), config(&on_top));
+    let count = |config: &serde_json::Value| config["rootfs"]["diff_ids"].as_array().unwrap().len();
+    assert_eq!((count(&bare), count(&whole)), (1, 2));
+    assert_eq!(whole["config"]["Volumes"], serde_json::json!({ "/var/lib/sim": {} }), "not over it");
+    assert_eq!(bare["config"]["Labels"]["pando.path"], "/");
+    // Once more as it was; then with one file more, and one less.
+    let again = ImageRequest { base: None, ..request(&kit.world, "on-top:1", None) };
+    std::fs::remove_file(files.join("logo")).unwrap();
+    std::fs::write(files.join("new"), "svg").unwrap();
+    kit.commit(7);
+    kit.snapshot("shop");
+    kit.keep();
+    go(&kit.world, &["the image"], |world| ImageBuild::new(world, again)).unwrap();
+    let newer = stands_for(&kit, 1);
+    assert_eq!((newer.path.as_str(), &newer.base), ("/srv/files", &on_top.base));
+    assert!(newer.moment > on_top.moment && newer.digest != on_top.digest, "{newer:?}");
+    let shown = crate::images::views(&kit.world).unwrap();
+    assert!(shown.iter().all(|one| one.user.is_none() && one.password.is_none()), "{shown:?}");
+    assert_eq!(super::agree::complaints(&kit), Vec::<String>::new());
+}
+
+#[test]
 fn small_layers_lie_on_a_large_one() {
     let kit = Kit::new();
     given(&kit);
@@ -236,7 +286,19 @@ fn what_cannot_be_in_an_image_is_refused() {
     assert_eq!(refused(&|it| it.name = None).kind, ErrorKind::NotFound);
     assert_eq!(refused(&|it| it.reference = "A b".to_owned()).kind, ErrorKind::Usage);
     assert_eq!(refused(&|it| it.user = Some("x\"y".to_owned())).kind, ErrorKind::Usage);
-    assert!(refused(&|it| it.source = Some(name("files"))).message.contains("kind files"));
+    let directory = |path: Option<&str>| {
+        let path = path.map(str::to_owned);
+        move |it: &mut ImageRequest| (it.source, it.path) = (Some(name("files")), path.clone())
+    };
+    for (path, word) in [
+        (None, "where in that image"),
+        (Some("web"), "absolute"),
+        (Some("/a/../b"), "absolute"),
+        (Some("/"), "over all"),
+    ] {
+        assert!(refused(&directory(path)).message.contains(word), "{path:?}");
+    }
+    assert!(refused(&|it| it.path = Some("/data".to_owned())).message.contains("only a directory"));
     assert!(refused(&|it| it.load = Some(true)).message.contains("no Docker or Podman engine"));
     let large = refused(&|it| it.max_bytes = Some(3)).message;
     assert!(large.contains("the largest: state"), "{large}");

@@ -173,6 +173,7 @@ fn world(dir: &Path, kit: Around<'_>, projects: &Arc<SimProjects>) -> World {
         engines: vec![Arc::new(engine.clone()), Arc::new(still.clone())],
         runtime: runtime.clone(),
         docker: None,
+        trust: pando_image::oci::Trust { dirs: Vec::new(), bundle: None },
         projects: projects.clone(),
         clock: clock.clone(),
         fail: FailPoints::default(),

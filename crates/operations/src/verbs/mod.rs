@@ -61,6 +61,7 @@ verbs!(
     image::ImageBuild,
     image::ImagePush,
     image::ImageRemove,
+    image::ImageSave,
     import::Import,
     lease::Lease,
     link::Link,

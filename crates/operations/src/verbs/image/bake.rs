@@ -9,15 +9,16 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 
 use pando_catalog::{BaseRecord, ImageName, ImageRecord};
-use pando_engine::{Baked, Credentials, ImageContent};
+use pando_engine::{Credentials, ImageContent};
 use pando_host::secret::Secret;
 use pando_image::oci::{
-    Base, BlobWriter, CONFIG, Image, Layer, MANIFEST, Place, TreeState, saved_length, tree_bytes, write_layer,
-    write_saved,
+    Base, BlobWriter, CONFIG, Image, Layer, MANIFEST, Place, TreeState, largest_files, saved_length,
+    tree_bytes, write_layer, write_saved,
 };
 use pando_model::{EngineKind, Profile};
 
 use super::ImageBuild;
+use super::site::{self, Site};
 use crate::fault::{Done, Fault, failed, io, refused};
 use crate::images;
 use crate::journal::Run;
@@ -58,12 +59,6 @@ fn base(build: &ImageBuild, run: &Run) -> Done<(BaseRecord, Base)> {
     Ok((record, base))
 }
 
-/// Where the data lies in an image on that server image.
-fn baked(held: &Held, base: &Base) -> Done<Baked> {
-    let baked = held.engine.baked(&|name| base.env(name).map(str::to_owned));
-    baked.ok_or_else(|| Fault::Problem(refused(format!("sources of the kind {} cannot be in an image", held.kind))))
-}
-
 /// Makes the tree of the image ready.
 pub fn prepare(build: &mut ImageBuild, run: &Run) -> Done<()> {
     let owner = bench(build, run)?;
@@ -73,6 +68,9 @@ pub fn prepare(build: &mut ImageBuild, run: &Run) -> Done<()> {
     let manner = Manner { profile: Profile::Disposable, record: false, set: BTreeMap::new() };
     let ports = owner.sources.keys().map(|name| Ok((name.clone(), Some(free_port()?)))).collect::<Done<_>>()?;
     provision::stage(&owner, &ports, &plan, &manner)?;
+    if site::is_directory(held.kind) {
+        return budget(build, held, &[]);
+    }
     suits(held, &record, &base)?;
     provision::start(run, &owner)?;
     run.pass("image-build.prepare.started")?;
@@ -103,7 +101,7 @@ fn free_port() -> Done<u16> {
 
 /// Refuses a server image that does not suit the data (T-14, T-15).
 fn suits(held: &Held, record: &BaseRecord, base: &Base) -> Done<()> {
-    let baked = baked(held, base)?;
+    let baked = site::baked(held, base)?;
     if baked.version.is_none() {
         let text = format!("the server image {} does not say which version it has", record.reference);
         return Err(refused(text)
@@ -126,6 +124,10 @@ fn budget(build: &ImageBuild, held: &Held, largest: &[(String, u64)]) -> Done<()
     if bytes <= most {
         return Ok(());
     }
+    let largest = match site::is_directory(held.kind) {
+        true => largest_files(&held.seat.data, 5)?,
+        false => largest.to_vec(),
+    };
     let words: Vec<String> = largest.iter().map(|(name, bytes)| format!("{name} {}", megabytes(*bytes))).collect();
     let named = if words.is_empty() { String::new() } else { format!("; the largest: {}", words.join(", ")) };
     let text = format!(
@@ -148,20 +150,12 @@ pub fn pack(build: &mut ImageBuild, run: &Run) -> Done<Baking> {
     let owner = bench(build, run)?;
     let held = held(&owner)?;
     let (below, base) = base(build, run)?;
-    let baked = baked(held, &base)?;
-    let place = Place {
-        path: baked.path.clone(),
-        owner: base.facts.account(baked.account).ok_or_else(|| {
-            let text = format!("the server image {} has no account {}", below.reference, baked.account);
-            Fault::Problem(refused(text).hint("name an image of that server: --base REFERENCE"))
-        })?,
-        above: base.facts.directories.clone(),
-    };
+    let Site { place, port, command } = site::site(held, &below, &base, build.name.path.as_deref())?;
     let store = images::store(world);
     let dir = store.work(&build.work_dir)?;
     let mut telling = Telling { run, what: "reading", told: 0 };
-    let state = TreeState::of(&held.seat.data, &mut |bytes| telling.hear(bytes))?;
-    let before = before(run, &owner, build, &baked)?;
+    let state = TreeState::of(&held.seat.data, place.owner.is_none(), &mut |bytes| telling.hear(bytes))?;
+    let before = before(run, &owner, build, &place)?;
     let known: Option<TreeState> = match &before {
         Some((image, _)) => Some(read_state(&store.read(&image.state)?)?),
         None => None,
@@ -183,12 +177,12 @@ pub fn pack(build: &mut ImageBuild, run: &Run) -> Done<Baking> {
         None => (vec![layer.clone()], layer.blob.size),
     };
     let plan = build.work()?.plan().clone();
-    let labels = labels(build, &owner, &plan, &below);
+    let labels = labels(build, &owner, &plan, &below, &place.path);
     let image = Image {
         base: &base,
         layers: &layers,
-        place: &baked.path,
-        command: baked.command.as_deref(),
+        place: &place.path,
+        command: command.as_deref(),
         labels: &labels,
         created: plan.moment,
     };
@@ -215,8 +209,8 @@ pub fn pack(build: &mut ImageBuild, run: &Run) -> Done<Baking> {
         config,
         digest: manifest,
         state: tree,
-        path: baked.path,
-        port: baked.port,
+        path: place.path,
+        port,
         user: build.name.user.clone(),
         password: build.name.password.0.clone(),
         masked: false,
@@ -250,9 +244,9 @@ fn read_state(bytes: &[u8]) -> Done<TreeState> {
 }
 
 /// The newest image whose layers this one can lie on.
-fn before(run: &Run, owner: &Owner, build: &ImageBuild, baked: &Baked) -> Done<Option<(ImageRecord, Vec<Layer>)>> {
+fn before(run: &Run, owner: &Owner, build: &ImageBuild, place: &Place) -> Done<Option<(ImageRecord, Vec<Layer>)>> {
     let all: Vec<ImageRecord> = run.world.catalog.of(&format!("{}/{}", owner.app.id, build.name.source))?;
-    let fits = |image: &ImageRecord| Some(&image.base) == build.base.as_ref() && image.path == baked.path;
+    let fits = |image: &ImageRecord| Some(&image.base) == build.base.as_ref() && image.path == place.path;
     let Some(newest) = all.into_iter().filter(fits).max_by_key(|image| image.built_at) else { return Ok(None) };
     let layers = images::decoded(&newest.layers)?;
     Ok(Some((newest, layers)))
@@ -265,26 +259,21 @@ fn goes_on(former: &[Layer], more: &Layer) -> bool {
     former.len() < MOST_LAYERS && later + more.blob.size <= first.blob.size
 }
 
-fn labels(
-    build: &ImageBuild,
-    owner: &Owner,
-    plan: &crate::moments::Plan,
-    below: &BaseRecord,
-) -> BTreeMap<String, String> {
-    let base = if below.reference.starts_with("oci:") { "oci".to_owned() } else { below.reference.clone() };
+fn labels(build: &ImageBuild, owner: &Owner, plan: &crate::moments::Plan, below: &BaseRecord, path: &str) -> BTreeMap<String, String> {
     [
         ("pando.app", owner.app.name.to_string()),
         ("pando.name", build.name.name.to_string()),
         ("pando.source", build.name.source.to_string()),
         ("pando.moment", plan.moment.to_string()),
         ("pando.masked", "false".to_owned()),
+        ("pando.path", path.to_owned()),
         ("pando.version", env!("CARGO_PKG_VERSION").to_owned()),
         ("org.opencontainers.image.created", plan.moment.to_string()),
-        ("org.opencontainers.image.base.name", base),
-        ("org.opencontainers.image.base.digest", below.id.clone()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
-    .into()
+    .into_iter()
+    .chain(site::labels(below))
+    .collect()
 }
 
 /// Gives an image to the engine: first without the layers that it seems to have, which not every engine takes.
@@ -300,7 +289,11 @@ pub fn load(run: &Run, name: &ImageName) -> Done<()> {
     let (base, data): (Base, Vec<Layer>) = (images::decoded(&record.base)?, images::decoded(&image.layers)?);
     let store = images::store(world);
     let config = (image.config.clone(), store.read(&image.config)?);
-    let below = if record.reference.starts_with("oci:") { None } else { docker.image_layers(&record.reference)? };
+    let below = if base.layers.is_empty() || record.reference.starts_with("oci:") {
+        None
+    } else {
+        docker.image_layers(&record.reference)?
+    };
     let known: Vec<Vec<String>> = has.into_iter().chain(below).map(|(_, layers)| layers).collect();
     let mut all = Vec::new();
     for layer in base.layers.into_iter().chain(data) {

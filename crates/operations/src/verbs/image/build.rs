@@ -2,7 +2,7 @@
 //! and stopped cleanly, as layers on top of the server image. It is kept in HOME, and the engine gets it.
 //!
 //! The same moment on the same server image is the same image: what was made once is found by what it was made of.
-//! A server writes other bytes at each start, so a second baking could not give the same digest; the first one's is kept.
+//! Not every server's data is the same bytes when it is made again, so the first one's is kept.
 //!
 //! ```text
 //! resolve ─▶ base ─▶ found? ──yes────────────────────────────────▶ publish ─▶ load ─▶ clear
@@ -20,6 +20,7 @@ use pando_model::{ImageRequest, Moment, Name, OperationId, Profile, SnapshotId, 
 use serde::{Deserialize, Serialize};
 
 use super::bake::{self, Baking};
+use super::site;
 use crate::fault::{Done, Fault, failed, refused, usage};
 use crate::images;
 use crate::journal::{Run, Step, Verb, keep};
@@ -99,7 +100,11 @@ impl ImageBuild {
         // Only of the same it goes on as before.
         let last = former.as_ref().filter(|former| former.name == name);
         let owner = Owner::named(world, &name)?;
-        let source = source(&owner, request.source.or_else(|| last.map(|last| last.source.clone())))?;
+        let source = site::source(&owner, request.source.or_else(|| last.map(|last| last.source.clone())))?;
+        let last = last.filter(|last| last.source == source);
+        let base = request.base.or_else(|| last.and_then(|last| last.base.clone()));
+        let path = request.path.or_else(|| last.and_then(|last| last.path.clone()));
+        let path = site::wanted(site::kind(&owner, &source)?, base.as_deref(), path)?;
         let user = request.user.or_else(|| last.map(|last| last.user.clone())).unwrap_or_else(|| CLONE_USER.to_owned());
         check_user(&user)?;
         let password = match (request.password, last) {
@@ -119,7 +124,8 @@ impl ImageBuild {
                 image: String::new(),
                 name,
                 source,
-                base: request.base.or_else(|| last.and_then(|last| last.base.clone())),
+                base,
+                path,
                 user,
                 password,
                 max_bytes: request.max_bytes.or_else(|| last.and_then(|last| last.max_bytes)),
@@ -172,12 +178,13 @@ impl ImageBuild {
         let held = held.ok_or_else(|| Fault::Problem(failed("the source of an image is gone")))?;
         let reference = match &self.name.base {
             Some(named) => named.clone(),
+            None if site::is_directory(held.kind) => images::SCRATCH.to_owned(),
             None => held.engine.image(&held.seat, &held.source)?.ok_or_else(|| {
                 let text = format!("no server image is known for sources of the kind {}", held.kind);
                 Fault::Problem(refused(text).hint("name one: --base REFERENCE"))
             })?,
         };
-        let login = images::open_login(world, self.login.as_ref())?;
+        let login = images::open_login(world, self.login.as_ref(), &reference)?;
         self.base = Some(images::ensure_base(run, &reference, login, &self.work_dir)?.id);
         self.login = None;
         let made_of = self.made_of()?;
@@ -206,6 +213,7 @@ impl ImageBuild {
             self.base,
             self.name.user,
             self.name.profile,
+            self.name.path,
         ]);
         Ok(made_of.to_string())
     }
@@ -327,36 +335,6 @@ impl ImageBuild {
 
 fn lost(reference: &str) -> Fault {
     Fault::Problem(failed(format!("the record of the image {reference} is gone")))
-}
-
-/// The source that is baked: the one that was named, or the only one that can be.
-fn source(owner: &Owner, asked: Option<Name>) -> Done<Name> {
-    let can: Vec<&Name> = owner
-        .sources
-        .iter()
-        .filter(|(_, held)| held.engine.hands_over() && held.engine.baked(&|_| None).is_some())
-        .map(|(name, _)| name)
-        .collect();
-    let words = || can.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
-    if let Some(asked) = asked {
-        if can.contains(&&asked) {
-            return Ok(asked);
-        }
-        let text = match owner.sources.get(&asked) {
-            Some(held) => format!("sources of the kind {} cannot be in an image", held.kind),
-            None => format!("{} has no source {asked}", owner.name),
-        };
-        return Err(refused(text).hint(format!("those that can: {}", words())).into());
-    }
-    match can.as_slice() {
-        [one] => Ok((*one).clone()),
-        [] => Err(refused(format!("no source of {} can be in an image", owner.name))
-            .hint("databases that a server image is known for can; `pando export` packs the rest")
-            .into()),
-        _ => Err(usage(format!("{} has several sources, and an image holds one", owner.name))
-            .hint(format!("--source: {}", words()))
-            .into()),
-    }
 }
 
 /// An account's name that needs no quoting anywhere.

@@ -73,10 +73,10 @@ impl ImagePush {
         let total = blobs.iter().map(|(blob, _)| blob.size).sum();
         let reference = images::reference(&self.reference)?;
         // Where the server image is of the same registry, its layers need not travel.
-        let near = record.reference.parse::<Reference>().ok();
+        let near = record.reference.parse::<Reference>().ok().filter(|_| !base.layers.is_empty());
         let near = near.filter(|base| base.registry() == reference.registry()).map(|base| base.repository);
-        let login = images::open_login(world, self.login.as_ref())?;
-        let mut registry = Registry::new(reference, login);
+        let login = images::open_login(world, self.login.as_ref(), &self.reference)?;
+        let mut registry = Registry::new(reference, login, &world.trust);
         let manifest = store.read(&image.digest)?;
         let mut told = 0;
         let sent = registry.push(&manifest, &blobs, near.as_deref(), &mut |bytes| {
