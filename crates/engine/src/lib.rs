@@ -234,6 +234,8 @@ pub struct Credentials {
     pub user: String,
     /// The password.
     pub password: Secret,
+    /// What a server salts the password with; it chooses by itself where there is none.
+    pub salt: Option<[u8; 16]>,
 }
 
 /// How a starting server is doing.
@@ -463,8 +465,14 @@ pub trait Engine: Send + Sync {
     fn baked(&self, _env: &dyn Fn(&str) -> Option<String>) -> Option<Baked> {
         None
     }
-    /// Makes a stopped, sanitised tree the data of an image: handed over, and without what no first start needs.
-    fn bake(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
+    /// As [`Engine::stage`], of a tree that becomes an image: its server does nothing by itself, so that the same
+    /// becomes of it each time, as far as that can be had.
+    fn stage_image(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
+        self.stage(seat, source, stage)
+    }
+    /// Makes a stopped, sanitised tree the data of an image: handed over, without what no first start needs, and, as far
+    /// as that can be had, the same bytes each time. What has to have a time has that of the moment.
+    fn bake(&self, seat: &Seat, source: &Source, stage: &Stage, _moment: Timestamp) -> Result<(), EngineError> {
         self.hand_over(seat, source, stage)
     }
     /// The largest things in a served tree, by name and bytes, the largest first; empty where the kind has no names.

@@ -232,7 +232,7 @@ pub fn kill_all(world: &World, owner: &Owner) -> Done<()> {
 
 /// Who enters a clone.
 pub fn credentials(password: &str) -> Credentials {
-    Credentials { user: CLONE_USER.to_owned(), password: Secret::new(password) }
+    Credentials { user: CLONE_USER.to_owned(), password: Secret::new(password), salt: None }
 }
 
 /// Whether sources of this kind have a server in a clone.

@@ -1,12 +1,16 @@
 //! What happens inside a clone's server before anybody may enter: production's passwords go, what points
 //! to production is cut (T-16, T-17), and the clone's own role gets its password.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
 use postgres_protocol::password::scram_sha_256;
+use ring::{digest, hmac, pbkdf2};
 
 use super::facts::identifier;
 use super::session::connect;
@@ -60,7 +64,7 @@ pub fn let_in(client: &mut Client, who: &Credentials) -> Result<(), EngineError>
     let action = failed("setting a clone's password");
     let role = identifier(&who.user);
     // The verifier is made here, so that the password itself reaches no server log.
-    let verifier = scram_sha_256(who.password.reveal().as_bytes());
+    let verifier = verifier(who);
     // A failing statement must not put even the verifier into the server's log.
     client.batch_execute("SET log_min_error_statement = panic; SET log_statement = none").map_err(&action)?;
     let rights = "SUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS LOGIN CONNECTION LIMIT -1 VALID UNTIL 'infinity'";
@@ -71,6 +75,23 @@ pub fn let_in(client: &mut Client, who: &Credentials) -> Result<(), EngineError>
         }
         other => other.map_err(&action),
     }
+}
+
+/// What the server keeps of a password.
+fn verifier(who: &Credentials) -> String {
+    const ROUNDS: NonZeroU32 = NonZeroU32::MIN.saturating_add(4095);
+    let password = who.password.reveal();
+    // Other letters may be written in several ways, of which one is the right one (RFC 4013).
+    let Some(salt) = who.salt.filter(|_| password.bytes().all(|byte| (b' '..=b'~').contains(&byte))) else {
+        return scram_sha_256(password.as_bytes());
+    };
+    let mut salted = [0; 32];
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ROUNDS, &salt, password.as_bytes(), &mut salted);
+    let salted = hmac::Key::new(hmac::HMAC_SHA256, &salted);
+    let (client, server) = (hmac::sign(&salted, b"Client Key"), hmac::sign(&salted, b"Server Key"));
+    let stored = digest::digest(&digest::SHA256, client.as_ref());
+    let text = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
+    format!("SCRAM-SHA-256$4096:{}${}:{}", text(&salt), text(stored.as_ref()), text(server.as_ref()))
 }
 
 /// Makes the server read its configuration again.
@@ -102,5 +123,23 @@ pub fn knock(port: u16, database: &str, who: &Credentials, attempts: u32) -> Res
             Err(_) => left -= 1,
         }
         pando_host::Clock::sleep(&pando_host::SystemClock, Duration::from_millis(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_with_a_given_salt_is_kept_as_the_server_would_keep_it() {
+        // RFC 7677's example.
+        let salt: [u8; 16] = BASE64_STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap().try_into().unwrap();
+        let mut who =
+            Credentials { user: "user".into(), password: pando_host::secret::Secret::new("pencil"), salt: Some(salt) };
+        let expected = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:\
+                        wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+        assert_eq!(verifier(&who), expected);
+        who.salt = None;
+        assert_ne!(verifier(&who), verifier(&who));
     }
 }

@@ -24,6 +24,7 @@ mod mirror;
 mod production;
 mod session;
 mod settings;
+mod still;
 pub(crate) mod tree;
 pub mod wal;
 
@@ -541,9 +542,19 @@ impl Engine for PostgresEngine {
         Some(image::baked(env))
     }
 
-    fn bake(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
+    fn stage_image(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
+        self.stage(seat, source, stage)?;
+        tree::write(&seat.data.join("postgresql.conf"), &settings::alone(&seat.data)?, seat.account.as_ref())
+    }
+
+    fn bake(&self, seat: &Seat, source: &Source, stage: &Stage, moment: Timestamp) -> Result<(), EngineError> {
         self.hand_over(seat, source, stage)?;
         self.slim(seat, source)?;
+        let (_, installation) = self.installation(seat, source)?;
+        let control = control::read(installation, seat.account.as_ref(), &seat.data)?;
+        if !still::settle(&seat.data, &control, moment)? {
+            tracing::info!("an image of this tree is another one each time: its last checkpoint is of no known layout");
+        }
         pando_host::durable::remove_if_there(&seat.data.join(PREPARED)).map(drop).map_err(io("removing a tree's mark"))
     }
 

@@ -138,7 +138,7 @@ fn switches_fail_one_call_cut_the_link_and_hold_back_readiness() {
 fn who_was_admitted_to_the_parent_is_not_admitted_to_the_clone() {
     let kit = Kit::new();
     let parent = kit.copy(&kit.link(), "parent");
-    let user = Credentials { user: "ann".into(), password: Secret::new("x") };
+    let user = Credentials { user: "ann".into(), password: Secret::new("x"), salt: None };
     kit.engine.admit(&parent, &kit.source, Some(&user)).unwrap();
     assert_eq!(read_text(&parent.data, "admitted").unwrap(), "ann");
     let clone = kit.copy(&parent, "clone");

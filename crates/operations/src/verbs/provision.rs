@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pando_catalog::CloneSource;
-use pando_engine::Stage;
+use pando_engine::{EngineError, Stage};
 use pando_model::{EngineKind, Name, PoolSnapshotId, Profile, SettingChange, VolumeId};
 
 use crate::fault::{Done, Fault, failed};
 use crate::journal::Run;
 use crate::moments::Plan;
-use crate::owner::Owner;
+use crate::owner::{Held, Owner};
 use crate::units;
 use crate::world::World;
 
@@ -101,6 +101,21 @@ pub fn readable(world: &World, parent: &Owner, plan: &Plan) -> Done<()> {
 
 /// Writes all sources ready for their start.
 pub fn stage(owner: &Owner, ports: &BTreeMap<Name, Option<u16>>, plan: &Plan, manner: &Manner) -> Done<()> {
+    stages(owner, ports, plan, manner, |held, stage| held.engine.stage(&held.seat, &held.source, stage))
+}
+
+/// The same of what becomes an image.
+pub fn stage_image(owner: &Owner, ports: &BTreeMap<Name, Option<u16>>, plan: &Plan, manner: &Manner) -> Done<()> {
+    stages(owner, ports, plan, manner, |held, stage| held.engine.stage_image(&held.seat, &held.source, stage))
+}
+
+fn stages(
+    owner: &Owner,
+    ports: &BTreeMap<Name, Option<u16>>,
+    plan: &Plan,
+    manner: &Manner,
+    write: impl Fn(&Held, &Stage) -> Result<(), EngineError>,
+) -> Done<()> {
     let kinds: Vec<EngineKind> = owner.sources.values().map(|held| held.kind).collect();
     for (name, held) in &owner.sources {
         let source = plan
@@ -115,7 +130,7 @@ pub fn stage(owner: &Owner, ports: &BTreeMap<Name, Option<u16>>, plan: &Plan, ma
             record: manner.record,
             set: settings(&manner.set, held.kind, &kinds),
         };
-        held.engine.stage(&held.seat, &held.source, &stage)?;
+        write(held, &stage)?;
     }
     Ok(())
 }

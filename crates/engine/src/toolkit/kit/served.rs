@@ -27,7 +27,7 @@ impl Kit<'_> {
         let port = free_port();
         let seat =
             self.must("prepare: a prepared tree is made ready once more", |kit| kit.tree("work", "clone", port))?;
-        let own = Credentials { user: "pando".to_owned(), password: Secret::generate() };
+        let own = Credentials { user: "pando".to_owned(), password: Secret::generate(), salt: None };
         if !serves {
             self.must("sanitise: with the clone's own user", |kit| kit.admit(&seat, Some(&own)))?;
             self.must("sanitise: again", |kit| kit.admit(&seat, Some(&own)))?;
@@ -36,7 +36,7 @@ impl Kit<'_> {
         self.cloned(&seat, port, &own)?;
         let port = free_port();
         let seat = self.must("prepare: the tree of a killed server", |kit| kit.tree("clone", "child", port))?;
-        let other = Credentials { user: "pando".to_owned(), password: Secret::generate() };
+        let other = Credentials { user: "pando".to_owned(), password: Secret::generate(), salt: None };
         let mut server = self.must("ready: the clone of a clone answers", |kit| kit.serve(&seat, "child"))?;
         self.must("sanitise: it gets a password of its own", |kit| kit.admit(&seat, Some(&other)))?;
         self.check("unit: asked to stop, the server of a clone ends in time", |kit| kit.stops(&seat, &mut server));
@@ -65,7 +65,7 @@ impl Kit<'_> {
         self.must("sanitise: with the clone's own user", |kit| kit.admit(seat, Some(own)))?;
         self.must("sanitise: again", |kit| kit.admit(seat, Some(own)))?;
         self.must("sanitise: again, with another password", |kit| {
-            kit.admit(seat, Some(&Credentials { user: own.user.clone(), password: Secret::generate() }))
+            kit.admit(seat, Some(&Credentials { user: own.user.clone(), password: Secret::generate(), salt: None }))
         })?;
         self.must("ready: it answers after that", |kit| kit.wait_ready(seat, &mut server))?;
         self.check("unit: it listens on 127.0.0.1 only, at its port", |_| {

@@ -12,7 +12,7 @@ use pando_catalog::{BaseRecord, ImageName, ImageRecord};
 use pando_engine::{Credentials, ImageContent};
 use pando_host::secret::Secret;
 use pando_image::oci::{
-    Base, BlobWriter, CONFIG, Image, Layer, MANIFEST, Place, TreeState, largest_files, saved_length,
+    Base, BlobWriter, CONFIG, Image, Layer, MANIFEST, Place, TreeState, digest_of, largest_files, saved_length,
     tree_bytes, write_layer, write_saved,
 };
 use pando_model::{EngineKind, Profile};
@@ -22,6 +22,7 @@ use super::site::{self, Site};
 use crate::fault::{Done, Fault, failed, io, refused};
 use crate::images;
 use crate::journal::Run;
+use crate::moments::Plan;
 use crate::owner::{Held, Owner};
 use crate::units;
 use crate::verbs::provision::{self, Manner, settings};
@@ -67,7 +68,7 @@ pub fn prepare(build: &mut ImageBuild, run: &Run) -> Done<()> {
     let plan = build.work()?.plan().clone();
     let manner = Manner { profile: Profile::Disposable, record: false, set: BTreeMap::new() };
     let ports = owner.sources.keys().map(|name| Ok((name.clone(), Some(free_port()?)))).collect::<Done<_>>()?;
-    provision::stage(&owner, &ports, &plan, &manner)?;
+    provision::stage_image(&owner, &ports, &plan, &manner)?;
     if site::is_directory(held.kind) {
         return budget(build, held, &[]);
     }
@@ -80,7 +81,8 @@ pub fn prepare(build: &mut ImageBuild, run: &Run) -> Done<()> {
         None => Vec::new(),
     };
     let password = String::from_utf8_lossy(&run.world.unseal(&build.name.password.0)?).into_owned();
-    let who = Credentials { user: build.name.user.clone(), password: Secret::new(password) };
+    let salt = Some(salt(build, &plan, &password));
+    let who = Credentials { user: build.name.user.clone(), password: Secret::new(password), salt };
     held.engine.admit(&held.seat, &held.source, Some(&who))?;
     held.engine.part(&held.seat, &held.source)?;
     units::stop_all(&run.world, &owner)?;
@@ -89,8 +91,21 @@ pub fn prepare(build: &mut ImageBuild, run: &Run) -> Done<()> {
     let set = settings(&owner.app.set, held.kind, &kinds);
     let stage =
         pando_engine::Stage { to: None, log: None, port: None, profile: build.name.profile, record: false, set };
-    held.engine.bake(&held.seat, &held.source, &stage)?;
+    held.engine.bake(&held.seat, &held.source, &stage, plan.moment)?;
     budget(build, held, &largest)
+}
+
+/// What the password is salted with: the same for the same image, another for any other. Who does not know the
+/// password cannot know it either.
+fn salt(build: &ImageBuild, plan: &Plan, password: &str) -> [u8; 16] {
+    let name = &build.name;
+    let words = [name.source.as_str(), &plan.moment.to_string(), &name.user, password];
+    let digest = digest_of(words.join("\n").as_bytes());
+    let hex = digest.rsplit(':').next().unwrap_or_default();
+    std::array::from_fn(|at| {
+        let byte = hex.get(2 * at..2 * at + 2).and_then(|byte| u8::from_str_radix(byte, 16).ok());
+        byte.unwrap_or(0)
+    })
 }
 
 /// A port that nobody has at this moment. The server that gets it runs for a second or two.
@@ -259,7 +274,7 @@ fn goes_on(former: &[Layer], more: &Layer) -> bool {
     former.len() < MOST_LAYERS && later + more.blob.size <= first.blob.size
 }
 
-fn labels(build: &ImageBuild, owner: &Owner, plan: &crate::moments::Plan, below: &BaseRecord, path: &str) -> BTreeMap<String, String> {
+fn labels(build: &ImageBuild, owner: &Owner, plan: &Plan, below: &BaseRecord, path: &str) -> BTreeMap<String, String> {
     [
         ("pando.app", owner.app.name.to_string()),
         ("pando.name", build.name.name.to_string()),
