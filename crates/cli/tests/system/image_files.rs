@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
@@ -191,13 +191,13 @@ fn an_image_as_a_file_is_loaded_by_docker_and_by_podman_and_is_the_same_each_tim
     other.pando_json(&["import", &archive, "there"]);
     let how = ["--base", &base, "--path", "/srv/www", "--output", &file("three.tar")];
     other.pando_json(&[&["image", "build", "there", "web:ci"], &how[..]].concat());
-    assert_eq!(layers(&file("three.tar").into()), layers(&file("one.tar").into()));
+    assert_eq!(layers(&file("three.tar")), layers(&file("one.tar")));
     let alarms = [daemon.alarms(&[]), other.alarms(&[])].concat();
     assert!(alarms.is_empty(), "{alarms:#?}");
 }
 
 /// The layers that an image in a file names, from the bottom up.
-fn layers(file: &PathBuf) -> Value {
-    let text = tools::run("tar", &["--extract", "--to-stdout", "-f", &file.display().to_string(), "manifest.json"]);
+fn layers(file: &str) -> Value {
+    let text = tools::run("tar", &["--extract", "--to-stdout", "-f", file, "manifest.json"]);
     serde_json::from_str::<Value>(&text).unwrap()[0]["Layers"].clone()
 }

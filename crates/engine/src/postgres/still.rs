@@ -131,7 +131,7 @@ fn places(from: u64, length: usize) -> Vec<u64> {
     let mut at = from;
     let mut found = Vec::with_capacity(length);
     while found.len() < length {
-        if at % PAGE as u64 == 0 {
+        if at.is_multiple_of(PAGE as u64) {
             at += if at == 0 { LONG_HEAD } else { SHORT_HEAD };
         }
         found.push(at);
