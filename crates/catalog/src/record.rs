@@ -43,6 +43,9 @@ pub struct AppSource {
     pub units: BTreeMap<String, UnitId>,
     /// The directory name of its sockets.
     pub seat: UnitId,
+    /// The image that its server runs in, in containers; none: the one that its engine knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 /// A linked app.

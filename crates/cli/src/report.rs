@@ -111,6 +111,7 @@ impl Reader {
             let skew = source.skew_seconds.map(skew).unwrap_or_default();
             text += &format!("  {name}  {}  {}{skew}\n", source.engine, address(source));
             text.extend(source.container.iter().filter(|_| notes).map(confines));
+            text.extend(source.image.iter().filter(|_| notes).map(|image| format!("    in containers: {image}\n")));
             text.extend(source.notes.iter().filter(|_| notes).map(|note| format!("    note: {note}\n")));
         }
         text

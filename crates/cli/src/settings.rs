@@ -64,7 +64,7 @@ pub fn source(text: &str, exclude: &[String]) -> Result<LinkSource, Problem> {
     let usage = |error| Problem::from_error(pando_model::ErrorKind::Usage, &error).hint(hint);
     let engine = url.parse::<SourceUrl>().map_err(usage)?.engine;
     let exclude = if engine == EngineKind::Files { exclude.to_vec() } else { Vec::new() };
-    Ok(LinkSource { name, url: url.to_owned(), exclude })
+    Ok(LinkSource { name, url: url.to_owned(), exclude, image: None })
 }
 
 #[cfg(test)]

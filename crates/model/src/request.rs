@@ -24,6 +24,10 @@ pub struct LinkSource {
     /// rsync patterns that are left out (files only).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
+    /// The image that its server runs in where clones run in containers (servers only); by default the official one of
+    /// production's exact version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 impl std::fmt::Debug for LinkSource {

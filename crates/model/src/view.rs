@@ -68,6 +68,9 @@ view!(
         /// The container that its server runs in, and what it may do, as the engine enforces it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub container: Option<ContainerView>,
+        /// App: the image that its file names for this source's server in containers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub image: Option<String>,
     }
 );
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use pando_catalog::{CloneRecord, CloneSource};
+use pando_catalog::{AppRecord, CloneRecord, CloneSource};
 use pando_engine::{Finding, ImageContent};
 use pando_model::{CloneRequest, ContainerView, ContainerWish, DoctorItem, Name, RuntimeKind, UnitId};
 use pando_runtime::docker::Confines;
@@ -54,9 +54,9 @@ fn engine(world: &World) -> Done<&DockerRuntime> {
     })
 }
 
-/// What all containers of one source of a clone are given; none: it runs as processes. The image is chosen when a
-/// unit starts, since a refresh may bring another version.
-pub fn base(world: &World, clone: &CloneRecord, source: &Name) -> Option<Container> {
+/// What all containers of one source of a clone are given; none: it runs as processes. Where neither the clone nor its app
+/// names an image, one is chosen when a unit starts, since a refresh may bring another version.
+pub fn base(world: &World, app: &AppRecord, clone: &CloneRecord, source: &Name) -> Option<Container> {
     let wish = clone.container.as_ref()?;
     let labels = [
         ("pando.clone", clone.id.as_str()),
@@ -64,12 +64,17 @@ pub fn base(world: &World, clone: &CloneRecord, source: &Name) -> Option<Contain
         ("pando.source", source.as_str()),
     ];
     Some(Container {
-        image: wish.images.get(source).cloned().unwrap_or_default(),
+        image: wish.images.get(source).or_else(|| of_app(app, source)).cloned().unwrap_or_default(),
         mounts: Vec::new(),
         labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         memory_bytes: wish.memory_bytes.or_else(|| world.memory.map(|bytes| bytes / 2)),
         cpu_millis: Some(wish.cpu_millis.unwrap_or_else(|| all_processors() * 1000)),
     })
+}
+
+/// The image that an app's file names for a source.
+pub fn of_app<'a>(app: &'a AppRecord, source: &Name) -> Option<&'a String> {
+    app.sources.get(source)?.image.as_ref()
 }
 
 fn all_processors() -> u64 {

@@ -118,7 +118,7 @@ impl Owner {
                 seat: seat(world, &id, name, &stored.volume, &stored.seat)?,
                 volume: stored.volume.clone(),
                 units: stored.units.clone(),
-                container: containers::base(world, &clone, name),
+                container: containers::base(world, &app, &clone, name),
             };
             sources.insert(name.clone(), held);
         }

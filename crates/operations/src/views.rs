@@ -73,6 +73,7 @@ pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneVi
                 version: owner.app.sources.get(name).and_then(|source| source.version.clone()),
                 notes: stored.notes.clone(),
                 container: if counted { containers::view(world, &stored.units) } else { None },
+                image: None,
             },
         );
     }
@@ -145,6 +146,7 @@ pub fn app(world: &World, owner: &Owner) -> Done<AppView> {
                 version: stored.version.clone(),
                 notes: stored.notes.clone(),
                 container: None,
+                image: stored.image.clone(),
             },
         );
     }

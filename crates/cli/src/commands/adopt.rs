@@ -53,7 +53,7 @@ pub async fn adopt(context: &Context, args: AdoptArgs) -> Done {
         };
         let path = place(what)?;
         refuse_servers(what, &path)?;
-        sources.push(LinkSource { name, url: url_of(&path)?, exclude: args.exclude.clone() });
+        sources.push(LinkSource { name, url: url_of(&path)?, exclude: args.exclude.clone(), image: None });
     }
     let policy = None;
     let body =

@@ -131,7 +131,7 @@ impl Story<'_> {
         let files = format!("file://{}", self.shop.attachments.display());
         let shown = self.shop.url("pando", "shop").replace(&self.shop.password, "…");
         self.teller.command(&format!("pando link shop '{shown}' {files}"))?;
-        let source = |url: String| LinkSource { name: None, url, exclude: Vec::new() };
+        let source = |url: String| LinkSource { name: None, url, exclude: Vec::new(), image: None };
         let sources = vec![source(self.shop.url("pando", "shop")), source(files)];
         let body = LinkRequest {
             app: name("shop")?,

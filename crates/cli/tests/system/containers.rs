@@ -205,3 +205,77 @@ fn t14_t15_an_image_that_sorts_otherwise_or_lacks_a_library_is_refused_and_reind
     stand.nothing_left();
     stand.end(&[]);
 }
+
+#[test]
+fn an_image_that_the_apps_file_names_is_what_its_clones_run_in() {
+    let Some(docker) = Docker::start() else { return };
+    let Some(stand) = stand(&docker) else { return };
+    let image = docker.image(Image::Postgres);
+    for tag in ["1", "2"] {
+        docker.build(&format!("FROM {image}\nLABEL grove={tag}\n"), &format!("grove/postgres:{tag}"));
+    }
+    stand.link_both(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let written = |of_db: &str, of_files: &str| {
+        let (url, files) = (stand.production.url("postgres"), stand.files());
+        let file = dir.path().join("shop.toml");
+        let db = format!("app = \"shop\"\n[[sources]]\nname = \"db\"\nurl = \"{url}\"\n{of_db}\n");
+        let text = format!("{db}[[sources]]\nname = \"files\"\nurl = \"file://{}\"\n{of_files}\n", files.display());
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let said = stand.fails(2, &["apply", &written("", "image = \"grove/files\"")]);
+    assert!(said.contains("files is a files source: it has no server"), "{said}");
+    let said = stand.fails(2, &["apply", &written("image = \"grove/Postgres:1\"", "")]);
+    assert!(said.contains("no name of an image"), "{said}");
+    let said = stand.fails(2, &["apply", &written("imag = \"grove/postgres:1\"", "")]);
+    assert!(said.contains("did you mean image?"), "{said}");
+
+    // What would change is shown, nothing is touched; applied twice it changes once.
+    let one = written("image = \"grove/postgres:1\"", "");
+    let plan = || stand.json(&["apply", &one, "--dry-run"])["changes"].clone();
+    assert_eq!(plan(), serde_json::json!([{ "what": "image of db", "to": "grove/postgres:1" }]));
+    let named = || stand.json(&["show", "shop"])["sources"]["db"]["image"].clone();
+    assert_eq!(named(), Value::Null);
+    stand.json(&["apply", &one]);
+    assert_eq!((named(), plan()), ("grove/postgres:1".into(), serde_json::json!([])));
+    stand.json(&["apply", &one]);
+
+    // Clones in containers run in it, unless they are told otherwise; those of processes do not mind.
+    let runs_in = |clone: &str| container(&stand, clone)["image"].clone();
+    let dev = stand.copy_with("shop", "dev", &["--runtime", "docker"]);
+    stand.copy_with("shop", "other", &["--runtime", "docker", "--image", &format!("db={image}")]);
+    stand.copy_with("shop", "plain", &[]);
+    assert_eq!(
+        (runs_in("dev"), runs_in("other"), runs_in("plain")),
+        ("grove/postgres:1".into(), image.into(), Value::Null)
+    );
+    // Another one is what the next start takes, of clones that are there too.
+    let two = written("image = \"grove/postgres:2\"", "");
+    let plan = stand.json(&["apply", &two, "--dry-run"])["changes"].clone();
+    assert_eq!(
+        plan[0],
+        serde_json::json!({ "what": "image of db", "from": "grove/postgres:1", "to": "grove/postgres:2" })
+    );
+    stand.json(&["apply", &two]);
+    assert_eq!(runs_in("dev"), "grove/postgres:1");
+    stand.json(&["stop", "dev"]);
+    stand.json(&["start", "dev"]);
+    assert_eq!((runs_in("dev"), dev.sql("SELECT 6 * 7")), ("grove/postgres:2".into(), "42".to_owned()));
+    // It is the one of a Compose project too.
+    stand.json(&["compose", "init", "shop", dir.path().to_str().unwrap()]);
+    let text = std::fs::read_to_string(dir.path().join("compose.yaml")).unwrap();
+    assert!(text.contains("    image: grove/postgres:2\n"), "{text}");
+    // One that is not there is refused with its name, before anything is made.
+    stand.json(&["apply", &written("image = \"127.0.0.1:9/postgres:3\"", "")]);
+    let said = stand.fails(4, &["clone", "shop", "never", "--runtime", "docker"]);
+    assert!(said.contains("127.0.0.1:9/postgres:3"), "{said}");
+    stand.json(&["apply", &written("", "")]);
+    assert_eq!(named(), Value::Null);
+
+    stand.json(&["rm", "dev", "other", "plain"]);
+    stand.json(&["unlink", "shop"]);
+    assert_eq!(all(&docker), "");
+    stand.nothing_left();
+    stand.end(&[]);
+}

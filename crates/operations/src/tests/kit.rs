@@ -408,7 +408,7 @@ pub fn go<V: Verb>(world: &Arc<World>, names: &[&str], make: impl FnOnce(&World)
 
 /// What links `shop`.
 pub fn shop(files: bool) -> LinkRequest {
-    let source = |url: &str| LinkSource { name: None, url: url.to_owned(), exclude: Vec::new() };
+    let source = |url: &str| LinkSource { name: None, url: url.to_owned(), exclude: Vec::new(), image: None };
     let mut sources = vec![source("sim://prod/counter")];
     if files {
         sources.push(source("file:///srv/files"));

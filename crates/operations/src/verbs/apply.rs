@@ -1,5 +1,5 @@
 //! `apply`: makes an app what a file says it is. An app that is not there is linked; of one that is there policy,
-//! settings, excludes, edits, hooks and production's passwords are changed, and what cannot be changed is refused.
+//! settings, excludes, images, edits, hooks and production's passwords are changed, and what cannot be changed is refused.
 //! Applied again, nothing changes.
 //!
 //! # Crash consistency
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use pando_catalog::{AppRecord, AppSource, Durability};
 use pando_engine::Source;
+use pando_image::oci::Reference;
 use pando_model::{
     AppState, ApplyPlan, Change, LinkRequest, LinkSource, Name, OwnerId, Policy, SettingChange, SourceUrl,
 };
@@ -79,7 +80,7 @@ pub fn plan(world: &World, request: LinkRequest) -> Done<ApplyPlan> {
             let fresh = |what: String| Change { what, from: None, to: None };
             let mut changes: Vec<Change> = link::sources(&request)?
                 .iter()
-                .map(|(name, (url, _))| fresh(format!("source {name} ({url})")))
+                .map(|(name, source)| fresh(format!("source {name} ({}){}", source.url, in_image(source))))
                 .collect();
             let stitches = Stitches { edits: request.edits.clone(), hooks: request.hooks.clone() };
             changes.extend(stitches.labels().into_iter().map(fresh));
@@ -88,6 +89,10 @@ pub fn plan(world: &World, request: LinkRequest) -> Done<ApplyPlan> {
             Ok(ApplyPlan { app, links: true, changes })
         }
     }
+}
+
+fn in_image(source: &Described) -> String {
+    source.image.as_ref().map(|image| format!(", in containers: {image}")).unwrap_or_default()
 }
 
 /// The app of that name, if there is one.
@@ -132,9 +137,13 @@ impl Apply {
         }
         let mut fresh = Fields::of(&app);
         let mut log_in = false;
-        for (name, (url, exclude)) in wanted {
+        for (name, Described { url, exclude, image }) in wanted {
             let mut source = production(world, &app, &name)?;
             log_in |= differences.of_source(&app, &name, &source, &url, &exclude)?;
+            if let Some(stored) = fresh.sources.get_mut(&name).filter(|stored| stored.image != image) {
+                differences.add(format!("image of {name}"), stored.image.clone(), image.clone());
+                stored.image = image;
+            }
             let same = source.url == url && source.exclude == exclude;
             if let Some(stored) = fresh.sources.get_mut(&name).filter(|_| !same) {
                 source = Source { url, exclude, ..source };
@@ -170,6 +179,7 @@ impl Apply {
             for (name, source) in sources {
                 if let Some(stored) = app.sources.get_mut(&name) {
                     stored.sealed = source.sealed;
+                    stored.image = source.image;
                 }
             }
             change.put(&app)
@@ -285,7 +295,31 @@ impl Differences {
 }
 
 /// Sources by their names.
-pub type Sources = BTreeMap<Name, (SourceUrl, Vec<String>)>;
+pub type Sources = BTreeMap<Name, Described>;
+
+/// What a file says of a source.
+pub struct Described {
+    /// Where production is.
+    pub url: SourceUrl,
+    /// What is left out.
+    pub exclude: Vec<String>,
+    /// The image that its server runs in, in containers.
+    pub image: Option<String>,
+}
+
+impl Described {
+    /// What was asked for. Refuses an image that cannot be one, or has nothing to run.
+    pub fn of(wanted: &LinkSource, name: &Name, url: SourceUrl) -> Done<Self> {
+        if let Some(image) = &wanted.image {
+            if !units::has_server(url.engine) {
+                let what = format!("{name} is a {} source: it has no server that could run in an image", url.engine);
+                return Err(usage(what).hint("leave its image out").into());
+            }
+            image.parse::<Reference>().map_err(|error| usage(error).hint("such as registry.example/postgres:15.4"))?;
+        }
+        Ok(Self { url, exclude: wanted.exclude.clone(), image: wanted.image.clone() })
+    }
+}
 
 /// The source's name and URL as asked for.
 pub fn source(source: &LinkSource) -> Done<(Name, SourceUrl)> {

@@ -107,6 +107,7 @@ impl Create {
             notes: Vec::new(),
             units: BTreeMap::new(),
             seat: self.seat.clone(),
+            image: None,
         })
     }
 

@@ -252,6 +252,7 @@ impl Import {
                 notes: notes.clone(),
                 units: BTreeMap::new(),
                 seat: seat(),
+                image: None,
             };
             app.sources.insert(name.clone(), stored);
             let held = CloneSource {

@@ -70,14 +70,15 @@ impl Link {
         let mut sources = BTreeMap::new();
         let named = request.sources.iter().map(apply::source).collect::<Result<Vec<_>, _>>()?;
         let kinds: Vec<_> = named.iter().map(|(_, url)| url.engine).collect();
-        for (index, (source, (name, url))) in request.sources.into_iter().zip(named).enumerate() {
+        for (index, (source, (name, url))) in request.sources.iter().zip(named).enumerate() {
             let engine = world.engine(url.engine)?;
             engine.check_settings(&provision::settings(&request.set, url.engine, &kinds))?;
             let body = id.as_str().trim_start_matches("app-");
             let tag = format!("pando_{body}_{index}");
             let shown = url.to_string();
             let kind = url.engine;
-            let stored = Source { url, exclude: source.exclude, facts: serde_json::Value::Null, tag };
+            let apply::Described { url, exclude, image } = apply::Described::of(source, &name, url)?;
+            let stored = Source { url, exclude, facts: serde_json::Value::Null, tag };
             let (millis, random) = world.id();
             let app_source = AppSource {
                 engine: kind,
@@ -87,6 +88,7 @@ impl Link {
                 notes: Vec::new(),
                 units: units::fresh_units(world),
                 seat: UnitId::from_parts(millis, random),
+                image,
             };
             if sources.insert(name.clone(), app_source).is_some() {
                 return Err(usage(format!("two sources are named {name}")).hint("name them: NAME=URL").into());
@@ -300,7 +302,7 @@ pub fn sources(request: &LinkRequest) -> Done<apply::Sources> {
     let mut found = BTreeMap::new();
     for wanted in &request.sources {
         let (name, url) = apply::source(wanted)?;
-        if found.insert(name.clone(), (url, wanted.exclude.clone())).is_some() {
+        if found.insert(name.clone(), apply::Described::of(wanted, &name, url)?).is_some() {
             return Err(usage(format!("two sources are named {name}")).hint("give each a name of its own").into());
         }
     }

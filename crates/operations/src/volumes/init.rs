@@ -6,6 +6,7 @@ use std::fmt::Write;
 use pando_host::secret::Secret;
 use pando_model::{ComposeView, EngineKind, Name};
 
+use crate::containers;
 use crate::fault::{Done, not_found};
 use crate::owner::{Held, Owner};
 use crate::world::World;
@@ -51,8 +52,11 @@ fn server(name: &Name, held: &Held) -> Option<Server> {
     held.engine.hands_over().then_some(made)
 }
 
-/// The image that reads the data: as the engine knows it, else by the version that was linked.
+/// The image that reads the data: as the app's file names it, as the engine knows it, else by the version that was linked.
 fn image(owner: &Owner, name: &Name, held: &Held) -> Done<String> {
+    if let Some(named) = containers::of_app(&owner.app, name) {
+        return Ok(named.clone());
+    }
     if let Some(image) = held.engine.image(&held.seat, &held.source)? {
         return Ok(image);
     }

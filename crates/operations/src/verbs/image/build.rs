@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bake::{self, Baking};
 use super::site;
+use crate::containers;
 use crate::fault::{Done, Fault, failed, refused, usage};
 use crate::images;
 use crate::journal::{Run, Step, Verb, keep};
@@ -176,7 +177,7 @@ impl ImageBuild {
         let owner = Owner::named(world, &self.name.name)?;
         let held = owner.sources.get(&self.name.source);
         let held = held.ok_or_else(|| Fault::Problem(failed("the source of an image is gone")))?;
-        let reference = match &self.name.base {
+        let reference = match self.name.base.as_ref().or_else(|| containers::of_app(&owner.app, &self.name.source)) {
             Some(named) => named.clone(),
             None if site::is_directory(held.kind) => images::SCRATCH.to_owned(),
             None => held.engine.image(&held.seat, &held.source)?.ok_or_else(|| {
