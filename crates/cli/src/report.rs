@@ -33,7 +33,7 @@ impl Reader {
             [
                 clone.name.to_string(),
                 clone.app.to_string(),
-                clone.state.to_string(),
+                clone.state.to_string() + &in_containers(&clone.used_by),
                 self.time(clone.moment),
                 human::lease(clone.lease_until, self.now),
                 human::bytes_or_dash(clone.unique_bytes, false),
@@ -67,11 +67,14 @@ impl Reader {
                     format!("{} of {}", clone.parent, clone.app)
                 },
             ),
-            ("state", clone.state.to_string()),
+            ("state", clone.state.to_string() + &in_containers(&clone.used_by)),
             ("problem", clone.problem.clone().unwrap_or_default()),
             ("moment", format!("{} (asked for {})", self.time(clone.moment), clone.asked)),
             ("profile", clone.profile.to_string() + if clone.record { ", records a log" } else { "" }),
             ("runs in", if clone.runtime == RuntimeKind::Docker { "containers".to_owned() } else { String::new() }),
+            ("project", clone.compose.clone().unwrap_or_default()),
+            ("volumes", clone.volumes.keys().map(Name::as_str).collect::<Vec<_>>().join(" ")),
+            ("used by", clone.used_by.join(", ")),
             ("made", human::ago(clone.created_at, self.now)),
             ("kept", human::lease(clone.lease_until, self.now)),
             ("promoted", clone.promoted_at.map(|at| human::ago(at, self.now)).unwrap_or_default()),
@@ -220,6 +223,15 @@ pub fn doctor(doctor: &DoctorView) -> String {
 pub fn logs(logs: &LogView) -> String {
     let one = |(unit, text): (&String, &String)| format!("==> {unit} <==\n{}\n", text.trim_end());
     logs.logs.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+/// How many containers of the user's a clone runs in.
+fn in_containers(users: &[String]) -> String {
+    match users.iter().filter(|user| user.starts_with("container ")).count() {
+        0 => String::new(),
+        1 => " in a container".to_owned(),
+        more => format!(" in {more} containers"),
+    }
 }
 
 /// Where a source is, without its password.

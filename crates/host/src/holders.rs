@@ -21,6 +21,8 @@ pub struct Holder {
     pub pid: u32,
     /// Its program's name.
     pub program: String,
+    /// The name of the directory that it uses.
+    pub directory: String,
 }
 
 impl std::fmt::Display for Holder {
@@ -32,8 +34,8 @@ impl std::fmt::Display for Holder {
     }
 }
 
-/// Who uses a directory that has one of these names in its path. This process does not count. One holder for each
-/// container, and for each process outside of containers.
+/// Who uses directories that have one of these names in their path. This process does not count. For each directory one
+/// holder for each container, and for each process outside of containers.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
@@ -45,29 +47,34 @@ pub fn holders(names: &[&str]) -> io::Result<Vec<Holder>> {
         let dir = PathBuf::from(format!("/proc/{pid}"));
         // A process that ends meanwhile, or is another user's, has nothing that can be seen.
         let Ok(space) = fs::read_link(dir.join("ns/mnt")) else { continue };
-        let mounts = !free.contains(&space) && {
-            let mounts = fs::read(dir.join("mountinfo")).is_ok_and(|table| mounts_any(&table, names));
-            if !mounts {
+        let mut used = BTreeSet::new();
+        if !free.contains(&space) {
+            // What has ended says nothing of the others in its namespace.
+            let Ok(table) = fs::read(dir.join("mountinfo")) else { continue };
+            used = mounted(&table, names);
+            if used.is_empty() {
                 free.insert(space);
             }
-            mounts
-        };
-        if pid == own || !(mounts || opens_any(&dir, names)) {
+        }
+        if pid == own {
             continue;
         }
-        let holder = holder(&dir, pid);
-        if holder.container.is_none() || seen.insert(holder.container.clone()) {
-            found.push(holder);
+        used.extend(opened(&dir, names));
+        if used.is_empty() {
+            continue;
+        }
+        let program = fs::read_to_string(dir.join("comm")).unwrap_or_default().trim().to_owned();
+        let container = fs::read_to_string(dir.join("cgroup")).ok().and_then(|text| container(&text));
+        for name in used {
+            let holder =
+                Holder { container: container.clone(), pid, program: program.clone(), directory: name.to_owned() };
+            if container.is_none() || seen.insert((container.clone(), name)) {
+                found.push(holder);
+            }
         }
     }
     found.sort();
     Ok(found)
-}
-
-fn holder(dir: &Path, pid: u32) -> Holder {
-    let program = fs::read_to_string(dir.join("comm")).unwrap_or_default().trim().to_owned();
-    let container = fs::read_to_string(dir.join("cgroup")).ok().and_then(|text| container(&text));
-    Holder { container, pid, program }
 }
 
 /// The id in `0::/system.slice/docker-ID.scope`, `…/docker/ID`, `…/libpod-ID/container`: 64 hexadecimal digits.
@@ -75,27 +82,35 @@ fn container(cgroup: &str) -> Option<String> {
     cgroup.split(|c: char| !c.is_ascii_hexdigit()).rfind(|part| part.len() == 64).map(str::to_owned)
 }
 
-/// Whether a table of mounts has one whose root, inside its file system, lies at or below such a name. A mount of
-/// a whole file system has the root `/` and does not.
-fn mounts_any(table: &[u8], names: &[&str]) -> bool {
+/// The names at or below which the root of a mount lies, inside its file system. A mount of a whole file system has the
+/// root `/`, and none.
+fn mounted<'a>(table: &[u8], names: &[&'a str]) -> BTreeSet<&'a str> {
     table
         .split(|byte| *byte == b'\n')
         .filter_map(|line| line.split(|byte| *byte == b' ').nth(3))
-        .any(|root| has_any(Path::new(OsStr::from_bytes(root)), names))
+        .filter_map(|root| named(Path::new(OsStr::from_bytes(root)), names))
+        .collect()
 }
 
-fn opens_any(dir: &Path, names: &[&str]) -> bool {
+/// The names below which a process stands, or has a file open.
+fn opened<'a>(dir: &Path, names: &[&'a str]) -> BTreeSet<&'a str> {
     let links = ["cwd", "root"].map(|link| dir.join(link));
     let open = fs::read_dir(dir.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
-    links.into_iter().chain(open).filter_map(|link| fs::read_link(link).ok()).any(|path| {
-        // The kernel says so behind the path of what has no name any more.
-        let bytes = path.into_os_string().into_vec();
-        has_any(Path::new(OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(&bytes))), names)
-    })
+    let paths = links.into_iter().chain(open).filter_map(|link| fs::read_link(link).ok());
+    paths
+        .filter_map(|path| {
+            // The kernel says so behind the path of what has no name any more.
+            let bytes = path.into_os_string().into_vec();
+            named(Path::new(OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(&bytes))), names)
+        })
+        .collect()
 }
 
-fn has_any(path: &Path, names: &[&str]) -> bool {
-    path.components().any(|part| matches!(part, Component::Normal(part) if names.iter().any(|name| part == *name)))
+fn named<'a>(path: &Path, names: &[&'a str]) -> Option<&'a str> {
+    path.components().find_map(|part| match part {
+        Component::Normal(part) => names.iter().find(|name| part == **name).copied(),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -106,9 +121,9 @@ mod tests {
     fn a_mount_is_known_by_the_root_it_has_in_its_file_system() {
         let table = b"36 35 0:31 /volumes/vol-1/home /data rw,relatime shared:1 - btrfs /dev/loop0 rw\n\
                       37 35 0:31 / /srv/pool/volumes/vol-2 rw - btrfs /dev/loop0 rw\n";
-        assert!(mounts_any(table, &["vol-0", "vol-1"]));
-        assert!(!mounts_any(table, &["vol-2"]), "a file system mounted there is not the directory");
-        assert!(!mounts_any(table, &["vol-11"]));
+        assert_eq!(mounted(table, &["vol-0", "vol-1"]), BTreeSet::from(["vol-1"]));
+        assert!(mounted(table, &["vol-2"]).is_empty(), "a file system mounted there is not the directory");
+        assert!(mounted(table, &["vol-11"]).is_empty());
     }
 
     #[test]
@@ -137,6 +152,7 @@ mod tests {
         child.wait()?;
         let found = found?;
         assert_eq!((found.len(), found[0].pid, found[0].program.as_str()), (1, child.id(), "sleep"));
+        assert_eq!(found[0].directory, name);
         assert_eq!(holders(&[&name])?, []);
         Ok(())
     }

@@ -63,7 +63,7 @@ states!(
     CloneState {
         /// Its volume or servers are being made.
         Creating => "creating",
-        /// Its servers answer.
+        /// Its servers answer; where they run in containers of the user's, such a container uses its data.
         Running => "running",
         /// Its data is there, its servers are not.
         Stopped => "stopped",

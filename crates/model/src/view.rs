@@ -155,11 +155,15 @@ view!(
         /// How long its making took.
         pub timing: Timing,
         /// Its volumes in container engines, each with the source it is. Where there are any that were made with
-        /// it, its servers run in containers, and `state` is `stopped`: none runs here.
+        /// it, its servers run in containers of the user's and never here: `state` is `running` while a container uses
+        /// one of them, else `stopped`.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
         pub volumes: BTreeMap<Name, Name>,
-        /// The file of the Compose project that runs on it.
+        /// The containers that use its volumes now, and other processes that do, as the kernel sees them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub used_by: Vec<String>,
+        /// The file of its Compose project.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub compose: Option<String>,
         /// Bytes that only this clone holds.
@@ -275,6 +279,9 @@ view!(
         pub app: Name,
         /// How it is doing.
         pub state: CloneState,
+        /// The containers that use its volumes now, and other processes that do, as the kernel sees them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub used_by: Vec<String>,
         /// Where its servers run.
         #[serde(default = "process")]
         pub runtime: RuntimeKind,

@@ -16,6 +16,7 @@ use crate::hooks::Stitches;
 use crate::moments::ranges;
 use crate::owner::Owner;
 use crate::units;
+use crate::volumes::in_use;
 use crate::world::World;
 
 fn usage(world: &World) -> Usage {
@@ -52,6 +53,7 @@ pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneVi
     let password = String::from_utf8_lossy(&world.unseal(&record.password)?).into_owned();
     let who = units::credentials(&password);
     let dir = world.home.clone_dir(&record.name);
+    let users = in_use::of_clones(world, std::slice::from_ref(record))?.remove(&record.id).unwrap_or_default();
     let mut sources = BTreeMap::new();
     for (name, stored) in &record.sources {
         let Some(held) = owner.sources.get(name) else { continue };
@@ -88,7 +90,7 @@ pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneVi
         profile: record.profile,
         runtime: runtime(record),
         record: record.record,
-        state: record.state,
+        state: in_use::state(record, &users),
         problem: record.problem.clone(),
         lease_until: record.lease_until,
         created_at: record.created_at,
@@ -99,6 +101,7 @@ pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneVi
             .into_iter()
             .map(|volume| (volume.name, volume.source))
             .collect(),
+        used_by: users.iter().map(ToString::to_string).collect(),
         compose: record.compose.as_ref().map(|compose| compose.file.to_string_lossy().into_owned()),
         timing: record.timing.clone(),
         unique_bytes: if counted { unique(record, &usage(world)) } else { None },
@@ -193,17 +196,19 @@ pub fn list(world: &World) -> Done<ListView> {
     }
     apps.sort_by(|one, two| one.name.cmp(&two.name));
     let usage = usage(world);
-    let mut clones: Vec<CloneRow> = world
-        .catalog
-        .all::<CloneRecord>()?
+    let all = world.catalog.all::<CloneRecord>()?;
+    let mut users = in_use::of_clones(world, &all)?;
+    let mut clones: Vec<CloneRow> = all
         .iter()
-        .map(|clone| CloneRow {
+        .map(|clone| (clone, users.remove(&clone.id).unwrap_or_default()))
+        .map(|(clone, users)| CloneRow {
             name: clone.name.clone(),
             app: records
                 .iter()
                 .find(|app| app.id == clone.app)
                 .map_or_else(|| clone.name.clone(), |app| app.name.clone()),
-            state: clone.state,
+            state: in_use::state(clone, &users),
+            used_by: users.iter().map(ToString::to_string).collect(),
             runtime: runtime(clone),
             moment: clone.moment,
             lease_until: clone.lease_until,

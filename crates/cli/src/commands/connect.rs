@@ -133,7 +133,13 @@ fn mariadb(source: &SourceView) -> Option<Plan> {
 }
 
 fn no_address(clone: &CloneView, name: &Name) -> Error {
-    Error::new(ErrorKind::Refused, format!("{}/{name} has no address to connect to", clone.name))
+    let problem = Problem::new(ErrorKind::Refused, format!("{}/{name} has no address to connect to", clone.name));
+    if clone.volumes.is_empty() {
+        return problem.into();
+    }
+    problem
+        .hint("its server runs in a container of yours: docker exec, or the address that your project gives it")
+        .into()
 }
 
 /// Gives this process to the program; comes back only when that failed.

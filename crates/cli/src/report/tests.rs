@@ -83,18 +83,37 @@ fn a_container_shows_what_it_may_do() {
 }
 
 #[test]
+fn a_clone_with_a_project_shows_it_and_the_containers_that_run() {
+    let mut whole = clone();
+    let name = |text: &str| text.parse::<Name>().expect("a name");
+    whole.compose = Some("/srv/compose.yaml".to_owned());
+    whole.volumes = [(name("dev1_db"), name("db")), (name("dev1_files"), name("files"))].into();
+    whole.used_by = ["3f3f3f3f3f3f (postgres, process 7)", "4f4f4f4f4f4f (nginx, process 8)"]
+        .map(|user| format!("container {user}"))
+        .into();
+    let shown = reader().show(&ShowView::Clone(Box::new(whole)));
+    for part in ["running in 2 containers", "/srv/compose.yaml", "dev1_db dev1_files", "(nginx, process 8)"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+}
+
+#[test]
 fn a_list_has_apps_then_clones() {
     let list = view(json!({
         "apps": [{"name": "shop", "state": "following", "lag_seconds": 0.4, "sources": {"db": "postgres"}}],
         "clones": [{"name": "dev1", "app": "shop", "state": "stopped", "moment": "2026-11-21T08:00:00Z",
+                    "lease_until": null, "unique_bytes": null},
+                   {"name": "dev2", "app": "shop", "state": "running", "moment": "2026-11-21T08:00:00Z",
+                    "used_by": ["container 3f3f3f3f3f3f (postgres, process 7)", "process 8 (bash)"],
                     "lease_until": null, "unique_bytes": null}]
     }));
     let expected = "\
 APP   STATE      LAG   SOURCES
 shop  following  0.4s  db:postgres
 
-CLONE  APP   STATE    MOMENT                     KEPT      OWN BYTES
-dev1   shop  stopped  2026-11-21 09:00:00+01:00  for ever  -
+CLONE  APP   STATE                   MOMENT                     KEPT      OWN BYTES
+dev1   shop  stopped                 2026-11-21 09:00:00+01:00  for ever  -
+dev2   shop  running in a container  2026-11-21 09:00:00+01:00  for ever  -
 ";
     assert_eq!(reader().list(&list), expected);
     assert!(reader().list(&view(json!({"apps": [], "clones": []}))).contains("pando link"));

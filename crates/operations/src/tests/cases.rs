@@ -7,15 +7,18 @@ use pando_model::{AppState, CloneState, Moment, Profile};
 
 use super::images;
 use super::kit::{Kit, go, hooked, name, request, shop, time};
-use super::served::{attach, composed, empty, project_runs, run_volume, volume_there, with_project, with_volume};
+use super::served::{
+    attach, composed, empty, project_rests, project_runs, run_start, run_stop, run_volume, volume_there, with_project,
+    with_resting_project, with_volume,
+};
 use crate::fault::Done;
 use crate::follow;
 use crate::moments;
 use crate::owner::Owner;
 use crate::verbs::refresh::{Origin, Refresh};
 use crate::verbs::{
-    apply, bookmark, clone, create, export, import, lease, link, power, prepare, promote, rebase, remove, snapshot,
-    thin, unlink, volume,
+    apply, bookmark, clone, create, export, import, lease, link, prepare, promote, rebase, remove, snapshot, thin,
+    unlink, volume,
 };
 use crate::world::World;
 
@@ -94,7 +97,7 @@ fn promoted(kit: &Kit) -> bool {
 
 fn with_stopped(kit: &Kit) {
     with_clone(kit);
-    go(&kit.world, &["dev"], |world| power::Stop::new(world, name("dev"))).unwrap();
+    run_stop(&kit.world).unwrap();
 }
 
 /// A recording clone with a snapshot `then`, and another state since.
@@ -225,19 +228,14 @@ pub const CASES: &[Case] = &[
         |kit| refreshed(kit) && stitched(kit, "dev"),
     )
     .leaving_snapshot(),
-    Case::new(
-        "stop hooks",
-        with_hooks,
-        |world| go(world, &["dev"], |world| power::Stop::new(world, name("dev"))),
-        |kit| kit.there("dev").state == CloneState::Stopped,
-    ),
+    Case::new("stop hooks", with_hooks, run_stop, |kit| kit.there("dev").state == CloneState::Stopped),
     Case::new(
         "start hooks",
         |kit| {
             with_hooks(kit);
-            go(&kit.world, &["dev"], |world| power::Stop::new(world, name("dev"))).unwrap();
+            run_stop(&kit.world).unwrap();
         },
-        |world| go(world, &["dev"], |world| power::Start::new(world, name("dev"))),
+        run_start,
         |kit| runs(kit, "dev"),
     ),
     Case::new("promote", with_former, run_promote, promoted),
@@ -326,6 +324,11 @@ pub const CASES: &[Case] = &[
     },
     Case {
         heartbeat: |kit| follow::look_after_clones(&kit.world),
+        ..Case::new("stop compose", with_project, run_stop, |kit| project_rests(kit, "dev"))
+    },
+    Case::new("start compose", with_resting_project, run_start, |kit| project_runs(kit, "dev")),
+    Case {
+        heartbeat: |kit| follow::look_after_clones(&kit.world),
         ..Case::new("rm compose", with_project, run_remove, |kit| kit.clone_of("dev").is_none())
     },
     Case::new(
@@ -371,24 +374,9 @@ pub const CASES: &[Case] = &[
         |world| go(world, &["fresh"], |world| remove::Remove::new(world, name("fresh"))),
         |kit| kit.clone_of("fresh").is_none(),
     ),
-    Case::new(
-        "start",
-        with_stopped,
-        |world| go(world, &["dev"], |world| power::Start::new(world, name("dev"))),
-        |kit| runs(kit, "dev"),
-    ),
-    Case::new(
-        "start running",
-        with_clone,
-        |world| go(world, &["dev"], |world| power::Start::new(world, name("dev"))),
-        |kit| runs(kit, "dev"),
-    ),
-    Case::new(
-        "stop",
-        with_everything,
-        |world| go(world, &["dev"], |world| power::Stop::new(world, name("dev"))),
-        |kit| kit.there("dev").state == CloneState::Stopped,
-    ),
+    Case::new("start", with_stopped, run_start, |kit| runs(kit, "dev")),
+    Case::new("start running", with_clone, run_start, |kit| runs(kit, "dev")),
+    Case::new("stop", with_everything, run_stop, |kit| kit.there("dev").state == CloneState::Stopped),
     Case::new("refresh", with_clone, |world| run_refresh(world, Origin::Parent, Some(Moment::Latest)), refreshed),
     Case::new(
         "refresh stopped",

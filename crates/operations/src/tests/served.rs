@@ -7,7 +7,7 @@ use pando_model::CloneState;
 use super::kit::{Kit, go, name, request};
 use crate::fault::Done;
 use crate::owner::Owner;
-use crate::verbs::{clone, create, volume};
+use crate::verbs::{clone, create, power, volume};
 use crate::world::World;
 
 /// An app with a clone `dev` that a volume made, and a later state to refresh to.
@@ -26,6 +26,20 @@ pub fn with_project(kit: &Kit) {
     kit.commit(7);
 }
 
+/// The same, whose project was stopped.
+pub fn with_resting_project(kit: &Kit) {
+    with_project(kit);
+    run_stop(&kit.world).unwrap();
+}
+
+pub fn run_stop(world: &Arc<World>) -> Done<()> {
+    go(world, &["dev"], |world| power::Stop::new(world, name("dev")))
+}
+
+pub fn run_start(world: &Arc<World>) -> Done<()> {
+    go(world, &["dev"], |world| power::Start::new(world, name("dev")))
+}
+
 pub fn composed(name: &str) -> pando_model::CloneRequest {
     pando_model::CloneRequest { compose: Some("/srv/compose.yaml".to_owned()), ..request("shop", None, name) }
 }
@@ -35,6 +49,12 @@ pub fn project_runs(kit: &Kit, clone: &str) -> bool {
     let owes = |record: pando_catalog::CloneRecord| record.compose.is_none_or(|compose| !compose.owed.is_empty());
     kit.clone_of(clone).is_some_and(|record| record.state == CloneState::Stopped && !owes(record))
         && kit.projects.inventory().get(clone) == Some(&2)
+}
+
+/// Whether none of its services runs, and none is owed a start.
+pub fn project_rests(kit: &Kit, clone: &str) -> bool {
+    let owes = kit.there(clone).compose.is_some_and(|compose| !compose.owed.is_empty());
+    !owes && kit.projects.inventory().get(clone) == Some(&0)
 }
 
 pub fn empty(volume: &str) -> create::Empty {

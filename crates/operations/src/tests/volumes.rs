@@ -55,7 +55,12 @@ fn what_is_in_use_is_not_touched_whoever_asks() {
     drop(pando);
     let used = |trees: &[&str]| -> std::io::Result<Vec<Holder>> {
         assert!(trees.iter().all(|tree| tree.starts_with("vol-")));
-        Ok(vec![Holder { container: Some("3f".repeat(32)), pid: 7, program: "postgres".to_owned() }])
+        Ok(vec![Holder {
+            container: Some("3f".repeat(32)),
+            pid: 7,
+            program: "postgres".to_owned(),
+            directory: trees[0].to_owned(),
+        }])
     };
     Arc::get_mut(&mut kit.world).unwrap().volumes.holders = used;
     let pando = Pando::over(kit.world.clone());
@@ -69,6 +74,13 @@ fn what_is_in_use_is_not_touched_whoever_asks() {
         assert_eq!(problem.kind, ErrorKind::Refused);
         assert_eq!(problem.message, "v is in use by container 3f3f3f3f3f3f (postgres, process 7)");
     }
+    // What is shown is what is: a clone whose unit is a container runs.
+    let pando_model::ShowView::Clone(shown) = pando.show(&name("v"), false).unwrap() else { panic!("it is a clone") };
+    let row = pando.list().unwrap().clones.remove(0);
+    let user = "container 3f3f3f3f3f3f (postgres, process 7)".to_owned();
+    assert_eq!((shown.state, shown.used_by), (CloneState::Running, vec![user.clone()]));
+    assert_eq!((row.state, row.used_by), (CloneState::Running, vec![user]));
+    assert_eq!(kit.there("v").state, CloneState::Stopped, "none of its servers runs here");
     assert_eq!(super::agree::complaints(&kit), Vec::<String>::new());
 }
 

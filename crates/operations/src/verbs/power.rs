@@ -1,10 +1,12 @@
-//! `start` and `stop`: a clone's servers, without touching its data.
+//! `start` and `stop`: a clone's servers, without touching its data. Where its units are containers of a Compose project,
+//! the project is started and stopped.
 //!
 //! # Crash consistency
-//! Nothing is made or destroyed. The record says what is meant; the heartbeat brings units in line with it.
+//! Nothing is made or destroyed. The record says what is meant; the heartbeat brings units in line with it, and starts the
+//! services that a stop which was undone had stopped.
 
 use pando_catalog::CloneRecord;
-use pando_model::{CloneState, HookPoint, Name, UnitId};
+use pando_model::{CloneId, CloneState, HookPoint, Name, UnitId};
 use serde::{Deserialize, Serialize};
 
 use super::provision;
@@ -13,6 +15,7 @@ use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
 use crate::owner::Owner;
 use crate::units;
+use crate::volumes::compose;
 use crate::world::World;
 
 /// A clone being started.
@@ -20,6 +23,9 @@ use crate::world::World;
 pub struct Start {
     clone: Name,
     was: Was,
+    /// The project of containers that is to be started.
+    #[serde(default)]
+    project: Option<Services>,
     /// The hooks' unit.
     hook: UnitId,
 }
@@ -29,8 +35,33 @@ pub struct Start {
 pub struct Stop {
     clone: Name,
     was: Was,
+    /// The project of containers that is to be stopped.
+    #[serde(default)]
+    project: Option<Services>,
     /// The hooks' unit.
     hook: UnitId,
+}
+
+/// A project of containers that a clone's units are.
+#[derive(Serialize, Deserialize)]
+struct Services {
+    id: CloneId,
+    /// The services that ran before.
+    ran: Vec<String>,
+}
+
+impl Services {
+    /// Those of a clone; none: its servers run here. Refuses containers that nobody here can start or stop.
+    fn of(world: &World, record: &CloneRecord, verb: &str) -> Done<Option<Self>> {
+        let clone = &record.name;
+        match (&record.compose, record.elsewhere) {
+            (Some(_), _) => Ok(Some(Self { id: record.id.clone(), ran: compose::running(world, record)? })),
+            (None, false) => Ok(None),
+            (None, true) => Err(refused(format!("{clone} is made of volumes: its servers run in containers"))
+                .hint(format!("{verb} the containers: docker {verb}, docker compose"))
+                .into()),
+        }
+    }
 }
 
 /// How the clone stood before.
@@ -84,13 +115,9 @@ impl Start {
     pub fn new(world: &World, clone: Name) -> Done<Self> {
         let owner = Owner::named(world, &clone)?;
         let record = owner.clone_record()?;
-        if record.elsewhere {
-            return Err(refused(format!("{clone} is made of volumes: its servers run in containers"))
-                .hint("start the containers: docker start, docker compose up")
-                .into());
-        }
+        let project = Services::of(world, record, "start")?;
         let was = Was::of(record);
-        Ok(Self { clone, was, hook: hooks::fresh_unit(world) })
+        Ok(Self { clone, was, project, hook: hooks::fresh_unit(world) })
     }
 
     fn pre(&mut self, run: &Run) -> Done<()> {
@@ -106,11 +133,17 @@ impl Start {
     }
 
     fn start(&mut self, run: &Run) -> Done<()> {
-        provision::start(run, &Owner::named(&run.world, &self.clone)?)
+        match &self.project {
+            Some(project) => compose::up(run, &project.id),
+            None => provision::start(run, &Owner::named(&run.world, &self.clone)?),
+        }
     }
 
-    /// A clone that ran before is left to the heartbeat.
+    /// A clone that ran before is left to the heartbeat, a project of which services ran to whoever started these.
     fn stop(&mut self, run: &Run) -> Done<()> {
+        if let Some(project) = &self.project {
+            return if project.ran.is_empty() { compose::rest(run, &project.id) } else { Ok(()) };
+        }
         if self.was.state != CloneState::Running {
             units::stop_all(&run.world, &Owner::named(&run.world, &self.clone)?)?;
         }
@@ -118,6 +151,9 @@ impl Start {
     }
 
     fn ready(&mut self, run: &Run) -> Done<()> {
+        if self.project.is_some() {
+            return Ok(());
+        }
         let owner = Owner::named(&run.world, &self.clone)?;
         let record = owner.clone_record()?;
         let password = String::from_utf8_lossy(&run.world.unseal(&record.password)?).into_owned();
@@ -148,11 +184,14 @@ impl Verb for Stop {
 impl Stop {
     /// A clone to be stopped.
     pub fn new(world: &World, clone: Name) -> Done<Self> {
-        let was = Was::of(Owner::named(world, &clone)?.clone_record()?);
+        let owner = Owner::named(world, &clone)?;
+        let record = owner.clone_record()?;
+        let was = Was::of(record);
         if was.state == CloneState::Creating {
             return Err(refused(format!("{clone} is still being made")).into());
         }
-        Ok(Self { clone, was, hook: hooks::fresh_unit(world) })
+        let project = Services::of(world, record, "stop")?;
+        Ok(Self { clone, was, project, hook: hooks::fresh_unit(world) })
     }
 
     fn pre(&mut self, run: &Run) -> Done<()> {
@@ -169,6 +208,9 @@ impl Stop {
 
     /// That a clone does not come up again is its failure, not the undo's.
     fn start_again(&mut self, run: &Run) -> Done<()> {
+        if let Some(project) = &self.project {
+            return compose::owe(run, &project.id, &project.ran);
+        }
         if self.was.state != CloneState::Running {
             return Ok(());
         }
@@ -182,15 +224,25 @@ impl Stop {
         }
     }
 
+    /// Of a project the record says nothing: it runs where the engine has it running.
     fn mark(&mut self, run: &Run) -> Done<()> {
+        if self.project.is_some() {
+            return Ok(());
+        }
         set_state(run, &self.clone, CloneState::Stopped)
     }
 
     fn unmark(&mut self, run: &Run) -> Done<()> {
+        if self.project.is_some() {
+            return Ok(());
+        }
         self.was.restore(run, &self.clone)
     }
 
     fn stop(&mut self, run: &Run) -> Done<()> {
+        if let Some(project) = &self.project {
+            return compose::rest(run, &project.id);
+        }
         units::stop_all(&run.world, &Owner::named(&run.world, &self.clone)?)
     }
 }

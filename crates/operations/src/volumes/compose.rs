@@ -113,7 +113,8 @@ fn of(run: &Run, clone: &CloneId) -> Done<Option<(CloneRecord, Project)>> {
     Ok(record.compose.as_ref().map(|compose| project(&record.name, compose)).map(|project| (record, project)))
 }
 
-fn owe(run: &Run, clone: &CloneId, owed: &[String]) -> Done<()> {
+/// Notes which services are owed a start.
+pub fn owe(run: &Run, clone: &CloneId, owed: &[String]) -> Done<()> {
     let Some(mut record) = run.world.catalog.get::<CloneRecord>(clone.as_str())? else { return Ok(()) };
     if let Some(compose) = &mut record.compose {
         owed.clone_into(&mut compose.owed);
@@ -154,6 +155,28 @@ pub fn halt(run: &Run, clone: &CloneId) -> Done<()> {
     run.pass("compose.halt.noted")?;
     run.progress("stopping containers", 0, None);
     Ok(projects.stop(&project)?)
+}
+
+/// Stops the services that run, to which no start is owed.
+pub fn rest(run: &Run, clone: &CloneId) -> Done<()> {
+    halt(run, clone)?;
+    run.pass("compose.rest.stopped")?;
+    owe(run, clone, &[])
+}
+
+/// The services of a clone's project that run.
+pub fn running(world: &World, record: &CloneRecord) -> Done<Vec<String>> {
+    let Some(compose) = &record.compose else { return Ok(Vec::new()) };
+    let project = project(&record.name, compose);
+    if !world.projects.is_there(&project) {
+        return Err(refused(format!("{} is not there", project.file.display()))
+            .hint(format!(
+                "its containers can still be had by: docker ps --filter label=com.docker.compose.project={}",
+                project.name
+            ))
+            .into());
+    }
+    Ok(world.projects.running(&project)?)
 }
 
 /// Starts what is owed a start, on the data that the clone has now.

@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pando_catalog::{CloneRecord, CloneSource, VolumeRecord};
-use pando_model::Name;
+use pando_host::Holder;
+use pando_model::{CloneId, CloneState, Name};
 
 use crate::fault::{Done, Fault, io, refused};
 use crate::world::World;
@@ -70,11 +71,50 @@ pub fn users(world: &World, clone: &CloneRecord, sources: &BTreeMap<Name, CloneS
         (world.volumes.holders)(&trees).map_err(|error| Fault::Problem(io("looking who uses a volume", error)))?;
     // A clone whose servers run here is used by them.
     let held = held.into_iter().filter(|holder| clone.elsewhere || holder.container.is_some());
-    let mut users: Vec<String> = held.map(|holder| holder.to_string()).collect();
+    // A clone may stand on two of the pool's volumes, and a container use both.
+    let users: BTreeSet<String> = held.map(|holder| holder.to_string()).collect();
+    let mut users: Vec<String> = users.into_iter().collect();
     let now = world.clock.instant();
     let mounted = volumes.iter().filter(|volume| world.volumes.mounts.recent(&volume.name, now));
     if users.is_empty() {
         users.extend(mounted.map(|volume| format!("a container that is being started with {}", volume.name)));
     }
     Ok(users)
+}
+
+/// Who uses the data of these clones now, as the kernel sees it; the containers first. A clone that nobody uses is not among
+/// them, nor one whose servers run here and that no container has a volume of.
+pub fn of_clones(world: &World, clones: &[CloneRecord]) -> Done<BTreeMap<CloneId, Vec<Holder>>> {
+    let with_volumes: BTreeSet<CloneId> =
+        world.catalog.all::<VolumeRecord>()?.into_iter().map(|volume| volume.clone).collect();
+    let mut whose = BTreeMap::new();
+    for clone in clones.iter().filter(|clone| clone.elsewhere || with_volumes.contains(&clone.id)) {
+        whose.extend(clone.sources.values().map(|source| (source.volume.as_str(), clone)));
+    }
+    let trees: Vec<&str> = whose.keys().copied().collect();
+    if trees.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let held =
+        (world.volumes.holders)(&trees).map_err(|error| Fault::Problem(io("looking who uses volumes", error)))?;
+    let mut users: BTreeMap<CloneId, Vec<Holder>> = BTreeMap::new();
+    for holder in held {
+        let Some(clone) = whose.get(holder.directory.as_str()) else { continue };
+        let of_clone = users.entry(clone.id.clone()).or_default();
+        let same = |known: &Holder| known.container == holder.container && known.pid == holder.pid;
+        if (clone.elsewhere || holder.container.is_some()) && !of_clone.iter().any(same) {
+            of_clone.push(holder);
+        }
+    }
+    users.retain(|_, of_clone| !of_clone.is_empty());
+    users.values_mut().for_each(|of_clone| of_clone.sort_by_key(|holder| holder.container.is_none()));
+    Ok(users)
+}
+
+/// How a clone is doing. Where its servers run in containers of the user's, those are its units: it runs while one of them
+/// has its data.
+pub fn state(clone: &CloneRecord, users: &[Holder]) -> CloneState {
+    let runs =
+        clone.elsewhere && clone.state == CloneState::Stopped && users.iter().any(|holder| holder.container.is_some());
+    if runs { CloneState::Running } else { clone.state }
 }

@@ -1,10 +1,10 @@
 //! A Compose project that Pando brings up on a clone, stops and starts around what it does to the data, and takes away.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pando_testkit::{Docker, Image, tools, wait_until};
+use pando_testkit::{Daemon, Docker, Image, tools, wait_until};
 use serde_json::json;
 
 use super::docker::word;
@@ -13,7 +13,7 @@ use crate::any_second::{ROWS, table};
 use crate::stand::Stand;
 
 /// A project's file as `compose init` wrote it for this driver, with the application that a person adds.
-fn written(stand: &Stand, dir: &std::path::Path, driver: &Driver, image: &str) -> PathBuf {
+pub fn written(stand: &Stand, dir: &Path, driver: &Driver, image: &str) -> PathBuf {
     let place = dir.to_str().unwrap();
     stand.json(&["compose", "init", "shop", place]);
     let said = stand.fails(4, &["compose", "init", "shop", place]);
@@ -35,6 +35,23 @@ fn written(stand: &Stand, dir: &std::path::Path, driver: &Driver, image: &str) -
         text.replace("volumes:\n  db:", &format!("{web}  db:")).replace("\n\nvolumes:\n  web:", "\n\n  web:"),
     )
     .unwrap();
+    file
+}
+
+/// The same for any app: the application is what stands there in comments, in an image of its own.
+pub fn filled_in(daemon: &Daemon, app: &str, dir: &Path, driver: &Driver, image: &str) -> PathBuf {
+    daemon.pando_json(&["compose", "init", app, dir.to_str().unwrap()]);
+    let file = dir.join("compose.yaml");
+    let text = fs::read_to_string(&file).unwrap().replace("driver: pando\n", &format!("driver: {}\n", word(driver)));
+    let (before, rest) = text.split_once("  # The application itself.\n").expect("a place for the application");
+    let lines = rest.lines().map(|line| line.strip_prefix("  # ").map_or(line.to_owned(), |line| format!("  {line}")));
+    // Nothing is published here: each project's network is its own.
+    let lines = lines.filter(|line| !line.starts_with("    ports:") && !line.contains("127.0.0.1:8080:80"));
+    let rest: String = lines.map(|line| line + "\n").collect();
+    let runs = format!("    image: {image}\n    command: sleep infinity\n    init: true\n");
+    let own = format!("    image: {app}:latest\n");
+    assert!(rest.contains(&own), "{rest}");
+    fs::write(&file, before.to_owned() + &rest.replace(&own, &runs)).unwrap();
     file
 }
 
@@ -73,6 +90,21 @@ fn a_project_is_brought_up_on_a_clone_and_stopped_for_what_is_done_to_it() {
         assert!(wait_until(Duration::from_secs(30), there), "{} {}: {}", rows(), page(), docker.run(&["ps", "-a"]));
     };
     shows("1", "one");
+    // Its units are the containers: that they run is what is shown, and `stop` and `start` are theirs.
+    let seen = || {
+        let (show, list) = (stand.json(&["show", "pro1"]), stand.json(&["ls"]));
+        let row = list["clones"].as_array().unwrap().iter().find(|row| row["name"] == "pro1").unwrap().clone();
+        assert_eq!((&show["state"], &show["used_by"]), (&row["state"], &row["used_by"]), "{show} {row}");
+        (row["state"].as_str().unwrap().to_owned(), row["used_by"].as_array().map_or(0, Vec::len))
+    };
+    assert_eq!(seen(), ("running".to_owned(), 2));
+    let users = stand.json(&["show", "pro1"])["used_by"].to_string();
+    assert!(users.contains(&docker.run(&["inspect", "-f", "{{.Id}}", "pro1_db_1"])[..12]), "{users}");
+    assert_eq!(stand.json(&["stop", "pro1"])["state"], "stopped");
+    assert_eq!((seen(), docker.run(&["ps", "-q"])), (("stopped".to_owned(), 0), String::new()));
+    assert_eq!(stand.json(&["start", "pro1"])["state"], "running");
+    shows("1", "one");
+    assert_eq!(seen(), ("running".to_owned(), 2));
     stand.fails(4, &["clone", "shop", "pro1", "--compose", path]);
 
     // Refreshed under the running project; a rewind and an undo are the same verb.
@@ -93,6 +125,16 @@ fn a_project_is_brought_up_on_a_clone_and_stopped_for_what_is_done_to_it() {
     stand.json(&["refresh", "pro1@now"]);
     assert!(wait_until(Duration::from_secs(30), || rows() == "1 2"), "{}", docker.run(&["ps", "-a"]));
     assert_eq!(docker.run(&["ps", "-q", "--filter", "name=pro1_web_1"]), "");
+
+    // Compose never makes a volume anew because its options have changed, and the data stays what it is.
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("${AT:-latest}", "-1s")).unwrap();
+    let mut compose = docker.command("docker-compose");
+    let output = compose.current_dir(dir.path()).args(["-p", "pro1", "up", "-d"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("at"), "{said}");
+    fs::write(&file, text).unwrap();
+    assert_eq!((rows().as_str(), driver.names()), ("1 2", vec!["pro1_db".to_owned(), "pro1_files".to_owned()]));
 
     // One that cannot come up leaves nothing.
     let bad = dir.path().join("bad.yaml");
