@@ -159,6 +159,23 @@ impl Fence {
     }
 }
 
+/// Why an argument cannot be read, and the command that was probably meant.
+#[derive(Debug)]
+pub struct Meant {
+    /// Why.
+    pub why: String,
+    /// The command.
+    pub meant: Option<String>,
+}
+
+impl std::fmt::Display for Meant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for Meant {}
+
 /// Help and version are answers; all else is wrong usage, said in one line with a hint.
 pub fn not_understood(error: &clap::Error) -> Done {
     match error.kind() {
@@ -177,7 +194,8 @@ fn usage(error: &clap::Error) -> Problem {
     let said = first.join(" ");
     let message = own_words(error).unwrap_or_else(|| said.trim_start_matches("error: ").to_owned());
     let line = |start: &str| rendered.lines().find_map(|line| line.trim().strip_prefix(start));
-    let tip = line("tip: ").map(str::to_owned);
+    let meant = std::error::Error::source(error).and_then(|why| why.downcast_ref::<Meant>()?.meant.clone());
+    let tip = meant.or_else(|| line("tip: ").map(str::to_owned));
     let hint = tip.or_else(|| line("Usage: ").map(|usage| format!("usage: {usage}")));
     let short: String = message.chars().take(300).collect();
     Problem::new(ErrorKind::Usage, short).hint(hint.unwrap_or_else(|| "pando --help lists the commands".to_owned()))
@@ -226,5 +244,16 @@ mod tests {
         }
         assert!(problem(lines[1]).message.contains("at most 63 characters, this one has 300"));
         assert!(problem(lines[2]).hint.is_some_and(|hint| hint.contains("show")));
+    }
+
+    #[test]
+    fn a_bookmark_that_is_written_as_a_moment_is_named_by_the_command_that_was_meant() {
+        for line in [&["pando", "unbookmark", "shop@mark"][..], &["pando", "unbookmark", "shop@mark", "--json"]] {
+            let problem = problem(line);
+            assert!(problem.message.contains("\"shop@mark\" cannot be a name"), "{problem:?}");
+            assert_eq!(problem.hint.as_deref(), Some("pando unbookmark shop mark"));
+        }
+        let hint = problem(&["pando", "unbookmark", "shop@-2h"]).hint;
+        assert_eq!(hint.as_deref(), Some("pando timeline shop shows its bookmarks"));
     }
 }

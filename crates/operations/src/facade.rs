@@ -273,6 +273,8 @@ impl Pando {
                 None => self.submit(Request::Link(body)),
             },
             Request::Unlink { app } => {
+                // What clones pin is refused at once, and not when a snapshot that is being taken has ended.
+                outward(unlink::Unlink::new(world, app.clone()))?;
                 let names = [app.to_string(), format!("{app}/prepare"), follow::units_of(&app)];
                 self.begin(&names, |world| unlink::Unlink::new(world, app))
             }

@@ -1,10 +1,10 @@
 //! What keeps a moment: `snapshot`, `bookmark`, `unbookmark`.
 
 use clap::Args;
-use pando_model::{BookmarkRequest, ErrorKind, Moment, Name, OperationView, Target};
+use pando_model::{BookmarkRequest, ErrorKind, Moment, Name, NameError, OperationView, Target};
 
 use super::then_say;
-use crate::args::{Detach, Fence};
+use crate::args::{Detach, Fence, Meant};
 use crate::context::Context;
 use crate::errors::{Done, Error};
 use crate::output;
@@ -38,11 +38,25 @@ pub struct BookmarkArgs {
 #[derive(Debug, Args)]
 pub struct UnbookmarkArgs {
     /// An app's or clone's name
+    #[arg(value_parser = whose)]
     name: Name,
     /// The bookmark's name
     bookmark: Name,
     #[command(flatten)]
     detach: Detach,
+}
+
+/// Reads whose bookmark it is. Who writes it as a moment is told how it is written here.
+fn whose(text: &str) -> Result<Name, Meant> {
+    text.parse().map_err(|error: NameError| {
+        let parts = text.split_once('@').map(|(name, bookmark)| (name.parse::<Name>(), bookmark.parse::<Name>()));
+        let meant = match parts {
+            Some((Ok(name), Ok(bookmark))) => Some(format!("pando unbookmark {name} {bookmark}")),
+            Some((Ok(name), Err(_))) => Some(format!("pando timeline {name} shows its bookmarks")),
+            _ => None,
+        };
+        Meant { why: error.to_string(), meant }
+    })
 }
 
 /// Takes a snapshot, and prints its id.

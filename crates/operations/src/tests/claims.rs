@@ -105,6 +105,22 @@ fn what_others_need_is_refused_to_go_and_they_are_named() {
 }
 
 #[test]
+fn an_app_with_clones_is_refused_to_go_without_waiting_for_its_snapshot() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.make_clone("shop", "dev", false);
+    let pando = Pando::over(kit.world.clone());
+    // A scheduled snapshot that takes for ever: whoever waited for it would wait ten minutes.
+    let _snapshot = kit.world.try_claim(&["shop".to_owned()], "snapshot").unwrap();
+    let begun = SystemClock.instant();
+    let problem = pando.submit(Request::Unlink { app: name("shop") }).unwrap_err();
+    assert_eq!(problem.kind, ErrorKind::Refused);
+    assert!(problem.message.contains("shop has clones: dev"), "{problem}");
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    well(&kit);
+}
+
+#[test]
 fn nothing_goes_while_a_bookmark_of_it_is_being_set() {
     let kit = Kit::new();
     kit.link(false);
