@@ -154,11 +154,13 @@ fn refusal(problem: &Problem) -> Response {
 }
 
 /// Reads a call, makes it where it may block, and answers.
-async fn call<F>(body: Bytes, work: F) -> Response
+async fn call<F>(what: &str, body: Bytes, work: F) -> Response
 where
     F: FnOnce(Body) -> Result<Value, Problem> + Send + 'static,
 {
-    let outcome = match read(&body) {
+    let read = read(&body);
+    tracing::debug!(what, volume = read.as_ref().map_or("?", |body| &body.name), "the volume plugin is called");
+    let outcome = match read {
         Ok(body) => blocking(move || work(body)).await.map_err(|failure| failure.problem),
         Err(problem) => Err(problem),
     };
@@ -174,7 +176,7 @@ where
 
 async fn create(State(pando): State<Pando>, headers: HeaderMap, body: Bytes) -> Response {
     let patience = if is_podman(&headers) { PODMAN } else { DOCKER };
-    call(body, move |body| {
+    call("create", body, move |body| {
         let options = body.opts.unwrap_or_default();
         pando.volume_create(&body.name, &options, patience).map(|()| Value::Null)
     })
@@ -183,11 +185,12 @@ async fn create(State(pando): State<Pando>, headers: HeaderMap, body: Bytes) -> 
 
 async fn remove(State(pando): State<Pando>, headers: HeaderMap, body: Bytes) -> Response {
     let patience = if is_podman(&headers) { PODMAN } else { DOCKER_REMOVE };
-    call(body, move |body| pando.volume_remove(&body.name, patience).map(|()| Value::Null)).await
+    call("remove", body, move |body| pando.volume_remove(&body.name, patience).map(|()| Value::Null)).await
 }
 
 async fn get(State(pando): State<Pando>, body: Bytes) -> Response {
-    call(body, move |body| pando.volume(&body.name).map(|volume| json!({ "Volume": shown(&volume, true) }))).await
+    call("get", body, move |body| pando.volume(&body.name).map(|volume| json!({ "Volume": shown(&volume, true) })))
+        .await
 }
 
 async fn list(State(pando): State<Pando>) -> Response {
@@ -201,12 +204,13 @@ async fn list(State(pando): State<Pando>) -> Response {
 }
 
 async fn path(State(pando): State<Pando>, body: Bytes) -> Response {
-    call(body, move |body| pando.volume(&body.name).map(|volume| json!({ "Mountpoint": volume.mountpoint }))).await
+    call("path", body, move |body| pando.volume(&body.name).map(|volume| json!({ "Mountpoint": volume.mountpoint })))
+        .await
 }
 
 async fn mount(State(pando): State<Pando>, headers: HeaderMap, body: Bytes) -> Response {
     let patience = if is_podman(&headers) { PODMAN } else { DOCKER };
-    call(body, move |body| {
+    call("mount", body, move |body| {
         let place = pando.volume_mount(&body.name, &body.id, patience)?;
         Ok(json!({ "Mountpoint": place }))
     })
@@ -214,7 +218,7 @@ async fn mount(State(pando): State<Pando>, headers: HeaderMap, body: Bytes) -> R
 }
 
 async fn unmount(State(pando): State<Pando>, body: Bytes) -> Response {
-    call(body, move |body| {
+    call("unmount", body, move |body| {
         pando.volume_unmount(&body.name, &body.id);
         Ok(Value::Null)
     })

@@ -5,7 +5,7 @@
 //! service: each has a keeper of its own.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -25,14 +25,25 @@ pub struct Podman {
 impl Podman {
     /// Starts one. `None` where that is impossible, by the rule of [`tools`].
     pub fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with volume drivers: each by its name, and the socket that it is served at.
+    ///
+    /// # Panics
+    /// When it does not come up; its log is in the message.
+    pub fn start_with(drivers: &[(&str, &Path)]) -> Option<Self> {
         let programs = ["podman", "catatonit", "setpriv", "tar"];
         if !tools::require_root() || !programs.iter().all(|program| tools::require(program)) {
             return None;
         }
         let place = Place::take();
         // Without limits of its own it needs no right to raise them; without events nobody's journal is filled.
+        let drivers: String =
+            drivers.iter().map(|(name, socket)| format!("{name} = \"{}\"\n", socket.display())).collect();
         let conf = format!(
-            "[containers]\ndefault_ulimits = []\n[engine]\nevents_logger = \"none\"\n[network]\nnetwork_config_dir = \"{}/net\"\n",
+            "[containers]\ndefault_ulimits = []\n[engine]\nevents_logger = \"none\"\n[network]\n\
+             network_config_dir = \"{}/net\"\n[engine.volume_plugins]\n{drivers}",
             place.dir().display()
         );
         fs::write(place.dir().join("containers.conf"), conf).expect("writing an engine's configuration");

@@ -11,7 +11,7 @@ use super::docker::{fails, mounted, word};
 use super::stand;
 
 /// Where a volume of the pool is mounted, in any process.
-fn mounts(volume: &str) -> Vec<String> {
+pub fn mounts(volume: &str) -> Vec<String> {
     let pids = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("mountinfo"));
     let tables = pids.filter_map(|table| fs::read_to_string(table).ok());
     tables

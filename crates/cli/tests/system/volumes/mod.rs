@@ -4,13 +4,17 @@ mod docker;
 mod driver;
 mod empty;
 mod engines;
+mod podman;
 mod project;
+mod traps;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use pando_testkit::wait_until;
 use serde_json::json;
+use tempfile::TempDir;
 
 use self::driver::{Driver, Engine, fresh_socket};
 use crate::any_second::table;
@@ -25,6 +29,61 @@ fn stand(word: &str) -> Option<(Stand, Driver)> {
     fs::write(stand.files().join("page"), "one").unwrap();
     stand.link_both(&[]);
     Some((stand, driver))
+}
+
+/// A hook at points of an app's clones that fails, or takes long, for as long as it is told to.
+struct Hook(TempDir);
+
+impl Hook {
+    /// Gives it to the app of a stand, at these points.
+    fn at(stand: &Stand, points: &[&str]) -> Self {
+        let dir = TempDir::new().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let place = dir.path().display();
+        let script = format!("m={place}/$PANDO_HOOK_POINT; test ! -e $m || {{ touch $m-began; . $m; }}");
+        let hooks: String = points
+            .iter()
+            .map(|point| format!("[[hooks]]\nat = \"{point}\"\nrun = [\"/bin/sh\", \"-c\", \"{script}\"]\n"))
+            .collect();
+        let source = |name: &str, url: String| format!("[[sources]]\nname = \"{name}\"\nurl = \"{url}\"\n");
+        let text = [
+            "app = \"shop\"\n".to_owned(),
+            source("db", stand.production.url("postgres")),
+            source("files", format!("file://{}", stand.files().display())),
+            hooks,
+        ];
+        let file = dir.path().join("shop.toml");
+        fs::write(&file, text.concat()).unwrap();
+        stand.json(&["apply", file.to_str().unwrap()]);
+        Self(dir)
+    }
+
+    /// From now on it takes so many seconds at that point, and then fails.
+    fn fails(&self, point: &str, after: u32) {
+        fs::write(self.0.path().join(point), format!("sleep {after}; exit 7\n")).unwrap();
+    }
+
+    /// From now on it takes so many seconds at that point.
+    fn takes(&self, point: &str, seconds: u32) {
+        fs::write(self.0.path().join(point), format!("sleep {seconds}\n")).unwrap();
+    }
+
+    /// Waits until it runs at that point, and lets it do no harm the next time.
+    fn waits_once(&self, point: &str) -> bool {
+        let began = self.0.path().join(format!("{point}-began"));
+        let runs = wait_until(Duration::from_secs(60), || began.exists());
+        fs::remove_file(self.0.path().join(point)).unwrap();
+        runs && fs::remove_file(began).is_ok()
+    }
+
+    /// It does no harm any more.
+    fn heal(&self) {
+        for entry in fs::read_dir(self.0.path()).unwrap().flatten() {
+            if entry.path().extension().is_none() {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+    }
 }
 
 #[test]
@@ -127,7 +186,10 @@ fn volumes_of_one_project_are_one_clone_and_its_names() {
     driver.unmount("dev1_db", "x");
     assert!(data.join("PG_VERSION").exists() && !data.join("postmaster.pid").exists());
     assert!(fs::read_to_string(data.join("postgresql.conf")).unwrap().contains("listen_addresses = '*'"));
-    stand.fails(4, &["start", "dev1"]);
+    for verb in ["start", "stop"] {
+        let said = stand.fails(4, &[verb, "dev1"]);
+        assert!(said.contains("made of volumes") && said.contains(&format!("docker {verb}")), "{said}");
+    }
 
     // A volume of a volume; a volume of a clone that is there.
     driver.create("copy", "from=dev1_site");
