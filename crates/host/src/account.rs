@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::lchown;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,26 @@ impl Account {
         Ok(known.unwrap_or_else(|| Self { name: format!("uid{uid}"), uid, gid }))
     }
 
+    /// Gives a directory and all that is in it to this account; links themselves, never what they lead to. Nobody else may
+    /// change the tree meanwhile.
+    ///
+    /// # Errors
+    /// When something cannot be read or given away.
+    pub fn take_tree(&self, dir: &Path) -> io::Result<()> {
+        let mut open = vec![dir.to_owned()];
+        while let Some(dir) = open.pop() {
+            for entry in fs::read_dir(&dir)? {
+                let entry = entry?;
+                match entry.file_type()?.is_dir() {
+                    true => open.push(entry.path()),
+                    false => lchown(entry.path(), Some(self.uid), Some(self.gid))?,
+                }
+            }
+            lchown(&dir, Some(self.uid), Some(self.gid))?;
+        }
+        Ok(())
+    }
+
     /// Whether this process is root.
     pub fn is_root() -> bool {
         rustix::process::geteuid().is_root()
@@ -55,6 +77,33 @@ fn parse(passwd: &str) -> impl Iterator<Item = Account> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tree_is_taken_over_and_nothing_that_its_links_lead_to() -> io::Result<()> {
+        use std::os::unix::fs::{MetadataExt, symlink};
+        // Who is not root can only give to itself.
+        let before = Account::current()?;
+        let other = Account { name: "other".to_owned(), uid: 4242, gid: 4343 };
+        let other = if Account::is_root() { other } else { before.clone() };
+        let dir = tempfile::tempdir()?;
+        let (tree, outside) = (dir.path().join("tree"), dir.path().join("outside"));
+        fs::create_dir_all(tree.join("a/b"))?;
+        fs::create_dir(&outside)?;
+        for file in [tree.join("a/b/file"), outside.join("file")] {
+            fs::write(&file, "x")?;
+        }
+        symlink(&outside, tree.join("a/dir"))?;
+        symlink(outside.join("file"), tree.join("link"))?;
+        other.take_tree(&tree)?;
+        for path in ["", "a", "a/b", "a/b/file", "a/dir", "link"] {
+            let meta = fs::symlink_metadata(tree.join(path))?;
+            assert_eq!((meta.uid(), meta.gid()), (other.uid, other.gid), "{path}");
+        }
+        for path in [&outside, &outside.join("file")] {
+            assert_eq!(fs::symlink_metadata(path)?.uid(), before.uid, "{}", path.display());
+        }
+        Ok(())
+    }
 
     #[test]
     fn passwd_lines_are_read_and_broken_ones_skipped() {

@@ -71,6 +71,8 @@ fn conf(facts: &Facts, stage: &Stage, users: &str) -> Conf {
     let mut conf = Conf("# Written by Pando. Use it, where the data lies: redis-server /data/pando.conf\n".to_owned());
     conf.set("databases", facts.databases.to_string())
         .set("appendonly", "yes")
+        // It is the append-only file alone that goes on: a newer dump would say that somebody knew nothing of it.
+        .set("save", "")
         .set("appenddirname", aof::DIR)
         .set("appendfilename", "appendonly.aof")
         .set("appendfsync", if stage.profile == Profile::Durable { "always" } else { "no" });
@@ -144,6 +146,7 @@ mod tests {
             assert_eq!(fs::read_to_string(dir.path().join(DUMP)).expect("a dump"), "REDIS");
             let conf = fs::read_to_string(dir.path().join(tree::CONF)).expect("settings");
             assert!(conf.ends_with("user default on #00 ~* &* +@all\n") && conf.contains("maxmemory"), "{conf}");
+            assert!(conf.contains("save \"\"\n"), "{conf}");
             assert!(!conf.contains("ttl") && !conf.contains("bind") && !conf.contains("aclfile"), "{conf}");
         }
     }

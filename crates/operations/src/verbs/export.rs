@@ -88,7 +88,6 @@ impl Export {
         };
         self.pin = Some(run.world.pin(&owner.id));
         let plan = moments::resolve(run, &owner, &self.moment.clone().unwrap_or(Moment::Latest))?;
-        provision::readable(&run.world, &owner, &plan)?;
         self.ready = is_prepared(&run.world, &plan)?;
         let (millis, random) = run.world.id();
         let snapshot = SnapshotId::from_parts(millis, random);
@@ -97,7 +96,10 @@ impl Export {
     }
 
     fn volume(&mut self, run: &Run) -> Done<()> {
-        self.work()?.volume(run)?;
+        let work = self.work()?;
+        work.volume(run)?;
+        // A server in a container may have made its tree its own. This copy is read file by file anyway.
+        provision::take_over(&run.world, &work.there(run)?)?;
         self.pin = None;
         Ok(())
     }

@@ -6,6 +6,7 @@ mod empty;
 mod engines;
 mod podman;
 mod project;
+mod stacks;
 mod traps;
 
 use std::fs;
