@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use pando_catalog::{AppRecord, CloneRecord, VolumeRecord};
-use pando_model::{Name, OwnerId};
+use pando_model::{Name, OwnerId, VolumeId};
 use pando_pool::Usage;
 use serde_json::{Value, json};
 
@@ -19,6 +19,8 @@ use crate::world::World;
 
 /// A count of bytes is shown for so long before it is made anew.
 const FRESH: Duration = Duration::from_secs(30);
+/// The same of one that does not know the volume yet.
+const LACKING: Duration = Duration::from_secs(1);
 
 /// A volume, as an engine sees it.
 #[derive(Debug, Clone)]
@@ -40,12 +42,14 @@ pub struct Counted {
     busy: AtomicBool,
 }
 
-/// What was counted last; a new count is begun behind when it is old.
-fn counted(world: &Arc<World>) -> Option<Arc<Usage>> {
+/// What was counted last; a new count is begun behind when it is old, or lacks this volume.
+fn counted(world: &Arc<World>, volume: &VolumeId) -> Option<Arc<Usage>> {
     let counted = &world.volumes.counted;
     let now = world.clock.instant();
     let last = counted.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let fresh = last.as_ref().is_some_and(|(at, _)| now.duration_since(*at) < FRESH);
+    let fresh = last.as_ref().is_some_and(|(at, usage)| {
+        now.duration_since(*at) < if usage.volumes.contains_key(volume) { FRESH } else { LACKING }
+    });
     if !fresh && !counted.busy.swap(true, Ordering::AcqRel) {
         let world = Arc::clone(world);
         std::thread::spawn(move || {
@@ -127,8 +131,9 @@ fn status(world: &Arc<World>, volume: &VolumeRecord, clone: &CloneRecord) -> Don
     if !mismatch.is_empty() {
         tell("mismatch", json!(mismatch));
     }
-    let source = clone.sources.get(&volume.source);
-    if let (Some(usage), Some(source)) = (counted(world), source) {
+    if let Some(source) = clone.sources.get(&volume.source)
+        && let Some(usage) = counted(world, &source.volume)
+    {
         tell("unique_bytes", json!(usage.volumes.get(&source.volume)));
     }
     Ok(status)

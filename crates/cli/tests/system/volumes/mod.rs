@@ -133,7 +133,7 @@ fn the_protocol_as_the_engines_speak_it() {
     assert_eq!((&status["source"], &status["state"]), (&json!("files"), &json!("stopped")));
     assert!(status["mismatch"].is_null() && status["moment"].is_string(), "{status}");
     let counted = || driver.status("v1")["unique_bytes"].is_number();
-    assert!(wait_until(Duration::from_secs(10), counted), "{}", driver.status("v1"));
+    assert!(wait_until(Duration::from_secs(60), counted), "{}", driver.status("v1"));
 
     // It travels under its name: the whole clone that it is of, whatever mounts it.
     fs::write(place.join("page"), "written in a container").unwrap();
