@@ -6,6 +6,7 @@ mod empty;
 mod engines;
 mod podman;
 mod project;
+mod set_back;
 mod stacks;
 mod traps;
 
