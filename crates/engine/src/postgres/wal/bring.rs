@@ -4,17 +4,21 @@
 //! recovery can end at that record or before it, but never behind it, whatever its settings say; and a server
 //! that has nothing at all to replay (its restartpoint is that record) needs no target to stop right there.
 //! Nothing is synced: a clone's profile decides what its data is worth.
+//!
+//! What the tree's own server received whole before its snapshot is left where it is, shared with the snapshot: a
+//! replay that begins minutes before it needs only what came behind it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path as FilePath;
 
 use pando_host::{Account, durable};
 use pando_model::Lsn;
 
 use super::epoch::{Epoch, Path, io_error};
+use super::page::Header;
 use super::segment::{History, SegmentName, SegmentSize, history_of};
 use super::source::Input;
 use super::store::Store;
@@ -81,7 +85,7 @@ impl Epoch {
 }
 
 impl Plan {
-    /// Writes the files. The bytes written.
+    /// Writes the files that the tree lacks. The bytes written.
     pub fn carry_out(&self, into: &FilePath, account: Option<&Account>) -> Result<u64, EngineError> {
         self.write_all(into, account).map_err(io_error(format!("bringing the log into {}", into.display())))
     }
@@ -93,7 +97,10 @@ impl Plan {
             io::copy(&mut source, &mut create(&into.join(file), account)?)?;
         }
         let mut bytes = 0;
-        for wanted in &self.segments {
+        for (number, wanted) in self.segments.iter().enumerate() {
+            if self.is_whole(into, wanted, self.segments.get(number + 1))? {
+                continue;
+            }
             let Some(input) = self.store.open(wanted.source, self.size, wanted.indexed)? else {
                 let text = format!("segment {} is not in the log", wanted.source.file(self.size));
                 return Err(io::Error::new(io::ErrorKind::NotFound, text));
@@ -102,6 +109,27 @@ impl Plan {
             bytes += self.write(input, wanted.name.segno, target)?;
         }
         Ok(bytes)
+    }
+
+    /// Whether the tree's server had this segment from its beginning to its end: it went on to the next one of the
+    /// same timeline. (Its files are always new ones: `wal_recycle` is off.)
+    fn is_whole(&self, into: &FilePath, wanted: &Wanted, next: Option<&Wanted>) -> io::Result<bool> {
+        let Some(next) = next.filter(|next| next.name.tli == wanted.name.tli) else { return Ok(false) };
+        Ok(self.is_begun(into, wanted.name)? && self.is_begun(into, next.name)?)
+    }
+
+    fn is_begun(&self, into: &FilePath, name: SegmentName) -> io::Result<bool> {
+        let file = match File::open(into.join(name.file(self.size))) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if file.metadata()?.len() != self.size.bytes() {
+            return Ok(false);
+        }
+        let mut page = [0; 40];
+        file.read_exact_at(&mut page, 0)?;
+        Ok(Header::parse(&page, self.size.start(name.segno).0, self.size).is_ok())
     }
 
     fn write(&self, input: Input, segno: u64, mut target: File) -> io::Result<u64> {

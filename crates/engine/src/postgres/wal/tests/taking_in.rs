@@ -1,6 +1,7 @@
 //! Taking in: every state that a crash can leave on disk, gaps, damage, timelines.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use pando_model::Lsn;
@@ -160,6 +161,35 @@ fn a_record_over_the_end_of_a_segment_holds_it_back() {
     let last = fs::read(into.path().join(bench.forge.name(5))).unwrap();
     let cut = usize::try_from(end.0 - bench.forge.size.start(5).0).unwrap();
     assert!(last[..cut] == bench.forge.segment(5)[..cut] && last[cut..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn what_a_tree_received_whole_stays_and_the_rest_is_brought() {
+    let bench = Bench::filled();
+    bench.log.advance().unwrap();
+    let to = bench.log.locate(1, &bench.from(), Want::End).unwrap().unwrap();
+    let tree = tempfile::tempdir().unwrap();
+    let path = |segno| tree.path().join(bench.forge.name(segno));
+    // The tree's server was in the midst of 5, and had made 6 ready.
+    bench.forge.write(tree.path(), 3..=5);
+    let half = bench.forge.segment(5).len() / 2;
+    let begun = [&bench.forge.segment(5)[..half], &vec![0; half][..]].concat();
+    fs::write(path(5), begun).unwrap();
+    fs::write(path(6), vec![0; half * 2]).unwrap();
+    let kept = fs::metadata(path(4)).unwrap().ino();
+    let bytes = bench.log.bring(1, bench.from().lsn, &to, tree.path(), None).unwrap();
+    for segno in 3..=7 {
+        assert!(fs::read(path(segno)).unwrap() == bench.forge.segment(segno), "{segno}");
+    }
+    assert_eq!(fs::metadata(path(4)).unwrap().ino(), kept);
+    assert!(bytes < 3 * bench.forge.size.bytes(), "{bytes}");
+    // One that is cut short, or belongs to another place, is none.
+    fs::write(path(3), "short").unwrap();
+    fs::copy(path(6), path(4)).unwrap();
+    bench.log.bring(1, bench.from().lsn, &to, tree.path(), None).unwrap();
+    for segno in 3..=7 {
+        assert!(fs::read(path(segno)).unwrap() == bench.forge.segment(segno), "{segno}");
+    }
 }
 
 #[test]
