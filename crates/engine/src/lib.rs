@@ -21,6 +21,7 @@ pub mod mariadb;
 pub mod mysql;
 mod options;
 pub mod postgres;
+mod reach;
 pub mod redis;
 mod seat;
 mod session;

@@ -411,6 +411,8 @@ pub fn ranges(world: &World, owner: &Owner) -> Done<Vec<RangeView>> {
     let mut common: Option<Vec<RangeView>> = None;
     for (name, held) in owner.sources.iter().filter(|(_, held)| crate::units::has_log(held.kind)) {
         let mut found: Vec<RangeView> = Vec::new();
+        // What was received since is not durable yet; what the stretches say is.
+        let live = world.live(&owner.id, name).pulse.through;
         let stretches = held.engine.stretches(&held.seat.log)?;
         for stretch in &stretches {
             let from = snapshots
@@ -419,7 +421,6 @@ pub fn ranges(world: &World, owner: &Owner) -> Done<Vec<RangeView>> {
                 .filter(|mark| mark.rolls && mark.from.epoch == stretch.epoch && mark.from.lsn >= stretch.first)
                 .map(|mark| mark.at)
                 .min();
-            let live = world.live(&owner.id, name).pulse.through;
             let newest = stretches.last().is_some_and(|last| last.epoch == stretch.epoch);
             let through = if newest { live.max(stretch.through) } else { stretch.through };
             if let (Some(from), Some(to)) = (from, through)

@@ -119,8 +119,6 @@ fn t17_m02_r07_no_process_of_a_clone_comes_to_production_and_none_needs_a_way_th
         (watch.join().unwrap(), views)
     });
 
-    // Of idle seconds the last five may not be on disk yet; without production nobody tells them again.
-    sleep(Duration::from_secs(7));
     // Whatever else runs is killed; what comes to production now comes from a clone.
     let all: Vec<PathBuf> = views.iter().flat_map(trees).collect();
     world.daemon.kill9();

@@ -15,7 +15,7 @@
 //! Only then the plain file is emptied and unlinked. A crash in between leaves a plain file beside its packed
 //! one, which the next opening removes. After a failed sync the kernel may have dropped what it could not write, and the
 //! next one succeeds all the same: a file `unsynced` says so, also to the next daemon, until all that was read has been
-//! checked, written anew and synced. `reach` keeps how far the log was complete when nothing was committed.
+//! checked, written anew and synced. `reach` keeps the last look at production, also while nothing is committed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -29,9 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::dialect::{Dialect, Groups as _, Position as _};
 use super::event::{Event, MAGIC, Place};
 use super::index::{Group, Post};
-
-/// How old what `reach` says may become, in microseconds.
-const REACH: i64 = 5_000_000;
+use crate::reach::Reach;
 
 /// What the server's files are called.
 pub const LIVE: &str = "log";
@@ -82,8 +80,8 @@ pub struct Epoch<D: Dialect> {
     head: Head<D::Groups>,
     /// Whether the last post is not on disk: nothing was committed since the one before.
     idle: bool,
-    /// What `reach` says.
-    reached: i64,
+    /// The last look, as the numbers of a post.
+    reach: Reach<3>,
     /// How a file is synced; tests let it fail.
     pub(super) sync_file: fn(&File) -> io::Result<()>,
 }
@@ -117,7 +115,7 @@ impl<D: Dialect> Epoch<D> {
             segments: BTreeMap::new(),
             head: Head::default(),
             idle: false,
-            reached: 0,
+            reach: Reach::at(&dir),
             sync_file: File::sync_data,
             dir,
         };
@@ -147,13 +145,8 @@ impl<D: Dialect> Epoch<D> {
 
     /// A look that was kept because nothing was committed for a while.
     fn recall(&mut self) -> io::Result<()> {
-        let text = match fs::read(self.dir.join("reach")) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let post: Post = serde_json::from_slice(&text)?;
-        self.reached = post.micros;
+        let Some([micros, within, behind]) = self.reach.said()? else { return Ok(()) };
+        let post = Post { micros, within: within.cast_unsigned(), behind: behind.cast_unsigned() };
         if self.posts.last().is_none_or(|last| last.micros < post.micros && last.within <= post.within) {
             self.posts.push(post);
             self.idle = true;
@@ -276,6 +269,16 @@ impl<D: Dialect> Epoch<D> {
         durable::remove_if_there(&mark)?;
         self.head.when_synced = self.head.at;
         Ok(())
+    }
+
+    /// The last look is durable too.
+    pub fn settle(&mut self) -> io::Result<()> {
+        self.sync()?;
+        let settled = self.reach.settle(self.sync_file);
+        if settled.is_err() && std::mem::take(&mut self.idle) {
+            self.posts.pop();
+        }
+        settled
     }
 
     /// Writes again what a failed sync covered, if it can still be read as it was.
@@ -445,15 +448,12 @@ impl<D: Dialect> Epoch<D> {
     /// Adds a look at production. While nothing is committed only the first and the last of them tell anything.
     pub fn add_post(&mut self, post: Post) -> io::Result<()> {
         self.sync()?;
-        if post.micros - self.reached >= REACH {
-            // So that neither a restart while production is away nor a crash of the machine forgets more.
-            durable::write_atomic(&self.dir.join("reach"), &serde_json::to_vec(&post)?, 0o600)?;
-            self.reached = post.micros;
-        }
-        let Some(last) = self.posts.last().copied() else { return self.keep_post(post) };
-        if last.micros >= post.micros || last.within > post.within {
+        let last = self.posts.last().copied();
+        if last.is_some_and(|last| last.micros >= post.micros || last.within > post.within) {
             return Ok(());
         }
+        self.reach.note([post.micros, post.within.cast_signed(), post.behind.cast_signed()])?;
+        let Some(last) = last else { return self.keep_post(post) };
         if last.within == post.within && last.behind == post.behind {
             if self.idle {
                 self.posts.pop();

@@ -209,7 +209,7 @@ impl<D: Dialect> BinLog<D> {
     pub fn stretches(&self) -> Result<Vec<Stretch>, EngineError> {
         let mut epochs = self.lock();
         for epoch in epochs.values_mut() {
-            epoch.sync().map_err(failed("making the log durable"))?;
+            epoch.settle().map_err(failed("making the log durable"))?;
         }
         let stretches = epochs.iter().map(|(number, epoch)| Stretch {
             epoch: *number,

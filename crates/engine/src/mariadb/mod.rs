@@ -59,7 +59,6 @@ pub struct MariadbEngine {
     sessions: Sessions,
     logs: Mutex<HashMap<PathBuf, Arc<BinLog>>>,
     looked: Mutex<HashMap<String, Instant>>,
-    through: Mutex<HashMap<String, Timestamp>>,
     seen: Seen,
 }
 
@@ -80,7 +79,6 @@ impl MariadbEngine {
             sessions: Sessions::default(),
             logs: Mutex::default(),
             looked: Mutex::default(),
-            through: Mutex::default(),
             seen: Seen::default(),
         }
     }
@@ -113,16 +111,6 @@ impl MariadbEngine {
             looked.insert(tag.to_owned(), now);
         }
         due
-    }
-
-    /// The latest time up to which the log of a mirror is known to be complete.
-    fn known(&self, tag: &str, through: Option<Timestamp>) -> Option<Timestamp> {
-        let mut known = lock(&self.through);
-        if let Some(through) = through {
-            let latest = known.entry(tag.to_owned()).or_insert(through);
-            *latest = through.max(*latest);
-        }
-        known.get(tag).copied()
     }
 }
 

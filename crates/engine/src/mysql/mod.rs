@@ -49,7 +49,6 @@ pub struct MysqlEngine {
     sessions: Sessions,
     logs: Mutex<HashMap<PathBuf, Arc<BinLog>>>,
     looked: Mutex<HashMap<String, Instant>>,
-    through: Mutex<HashMap<String, Timestamp>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,14 +62,7 @@ fn io(action: &str) -> impl Fn(std::io::Error) -> EngineError + '_ {
 impl MysqlEngine {
     /// An engine over the installations found. `account`: who talks to production and runs the servers.
     pub fn new(installations: Installations, account: Option<Account>) -> Self {
-        Self {
-            installations,
-            account,
-            sessions: Sessions::default(),
-            logs: Mutex::default(),
-            looked: Mutex::default(),
-            through: Mutex::default(),
-        }
+        Self { installations, account, sessions: Sessions::default(), logs: Mutex::default(), looked: Mutex::default() }
     }
 
     fn facts(&self, source: &Source) -> Result<Facts, EngineError> {
@@ -101,16 +93,6 @@ impl MysqlEngine {
             looked.insert(tag.to_owned(), now);
         }
         due
-    }
-
-    /// The latest time up to which the log of a mirror is known to be complete.
-    fn known(&self, tag: &str, through: Option<Timestamp>) -> Option<Timestamp> {
-        let mut known = lock(&self.through);
-        if let Some(through) = through {
-            let latest = known.entry(tag.to_owned()).or_insert(through);
-            *latest = through.max(*latest);
-        }
-        known.get(tag).copied()
     }
 }
 

@@ -4,7 +4,7 @@
 //! ```text
 //! LOG/epoch-000001/ head.json    which tree it was written by, its increments and where each begins in the stream
 //!                   index        (microseconds, place): what lies before the place was written before the time
-//!                   through      up to which time it was complete, at the last look
+//!                   reach        up to which time it was complete, at the last look
 //!                   0000000000000000.aof …   the stream, in files named after the place they begin at
 //! ```
 //!
@@ -16,16 +16,16 @@
 //! # Crash consistency
 //! The stream is synced first, then a record of the index says how far it goes, synced too: what lies behind the
 //! last record was never promised and is written again from the server's own file. A record whose sync has failed is
-//! taken back: it counts only once it was written anew. `through` is written anew, and synced, every few
-//! seconds: a crash of the machine may forget as many idle ones at the end of an epoch.
+//! taken back: it counts only once it was written anew. See `reach.rs` for `reach`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use pando_host::durable::{remove_tree_if_there, sync_dir, write_atomic};
 use pando_host::{Clock, SystemClock};
 use pando_model::Lsn;
@@ -33,15 +33,16 @@ use serde::{Deserialize, Serialize};
 
 use super::aof::{self, Manifest};
 use super::io;
+use crate::reach::Reach;
 use crate::{EngineError, Point, Stretch, Want};
 
 /// A file of the stream is closed when it is so large.
 const SEGMENT: u64 = 32 << 20;
+/// What is done when something goes wrong with `reach`.
+const REACH: &str = "keeping how far a log is complete";
 /// So much is read at once.
 const CHUNK: usize = 4 << 20;
 const RECORD: u64 = 16;
-/// How old what `through` says on disk may become.
-const THROUGH: SignedDuration = SignedDuration::from_secs(5);
 
 /// In a tree: what its server's increments are to the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,8 +96,8 @@ pub struct Advance {
 /// One owner's log.
 pub struct AofLog {
     dir: PathBuf,
-    /// What `through` said when it was last synced.
-    lock: Mutex<Option<Timestamp>>,
+    /// Up to which time, in microseconds, epochs were complete.
+    reached: Mutex<BTreeMap<u32, Reach<1>>>,
     /// How a file is synced; tests let it fail.
     sync_file: fn(&File) -> std::io::Result<()>,
 }
@@ -202,11 +203,6 @@ impl Epoch {
         Ok(found)
     }
 
-    fn through(&self) -> Option<Timestamp> {
-        let bytes = fs::read(self.dir.join("through")).ok()?;
-        Timestamp::from_microsecond(i64::from_le_bytes(bytes.try_into().ok()?)).ok()
-    }
-
     /// Appends to the stream at `end` and makes it durable, then says so in the index.
     fn append(&self, end: u64, bytes: &[u8], records: &[(i64, u64)]) -> Result<(), EngineError> {
         let action = "writing a log";
@@ -246,10 +242,12 @@ impl Epoch {
         kept.map_err(io(action))
     }
 
-    fn stretch(&self) -> Result<Stretch, EngineError> {
+    fn stretch(&self, reach: &mut Reach<1>) -> Result<Stretch, EngineError> {
+        reach.settle(self.sync_file).map_err(io(REACH))?;
+        let reached = reach.said().map_err(io(REACH))?;
         let last = self.last()?;
         let commit = last.and_then(|(time, _)| Timestamp::from_microsecond(time).ok());
-        let through = commit.max(self.through());
+        let through = commit.max(reached.and_then(|[micros]| Timestamp::from_microsecond(micros).ok()));
         let kept = self.segments()?.first().map_or(0, |(start, _)| *start);
         Ok(Stretch { epoch: self.number, first: Lsn(self.head.first.max(kept)), last: Lsn(self.end()?), through })
     }
@@ -258,11 +256,11 @@ impl Epoch {
 impl AofLog {
     /// The log in a directory, which is made by the first epoch.
     pub fn open(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), lock: Mutex::new(None), sync_file: File::sync_data }
+        Self { dir: dir.to_owned(), reached: Mutex::default(), sync_file: File::sync_data }
     }
 
-    fn locked(&self) -> MutexGuard<'_, Option<Timestamp>> {
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<u32, Reach<1>>> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn epochs(&self) -> Result<Vec<Epoch>, EngineError> {
@@ -446,20 +444,15 @@ impl AofLog {
 
     /// Notes up to which time the log is complete.
     pub fn note_through(&self, through: Timestamp) -> Result<(), EngineError> {
-        let mut synced = self.locked();
+        let mut reached = self.locked();
         let Some(epoch) = self.epochs()?.pop() else { return Ok(()) };
-        let path = epoch.dir.join("through");
-        let bytes = through.as_microsecond().to_le_bytes();
-        let due = synced.is_none_or(|at| through < at || through.duration_since(at) >= THROUGH);
-        if due || !path.exists() {
-            write_atomic(&path, &bytes, 0o600).map_err(io("writing a log"))?;
-            *synced = Some(through);
+        let reach = reached.entry(epoch.number).or_insert_with(|| Reach::at(&epoch.dir));
+        let micros = through.as_microsecond();
+        // Of two that looked at once the later one counts.
+        if reach.said().map_err(io(REACH))?.is_some_and(|[noted]| micros <= noted) {
             return Ok(());
         }
-        // In place: of eight bytes in one sector a crash leaves the old or the new ones, and a daemon that dies
-        // forgets nothing of what it has shown.
-        let file = OpenOptions::new().write(true).open(&path).map_err(io("writing a log"))?;
-        file.write_all_at(&bytes, 0).map_err(io("writing a log"))
+        reach.note([micros]).map_err(io(REACH))
     }
 
     /// The number of the newest epoch, if a tree writes it.
@@ -483,10 +476,12 @@ impl AofLog {
         Ok(found.and_then(|(time, _)| Timestamp::from_microsecond(time).ok()))
     }
 
-    /// The stretches there are.
+    /// The stretches there are. Who is shown a second takes it for a promise: it is durable.
     pub fn stretches(&self) -> Result<Vec<Stretch>, EngineError> {
-        let _lock = self.locked();
-        self.epochs()?.iter().map(|epoch| epoch.stretch()).collect()
+        let mut reached = self.locked();
+        let stretch =
+            |epoch: &Epoch| epoch.stretch(reached.entry(epoch.number).or_insert_with(|| Reach::at(&epoch.dir)));
+        self.epochs()?.iter().map(stretch).collect()
     }
 
     /// The point that stands for what is wanted.
@@ -526,9 +521,10 @@ impl AofLog {
 
     /// Drops what lies before a point.
     pub fn trim(&self, before: &Point) -> Result<(), EngineError> {
-        let _lock = self.locked();
+        let mut reached = self.locked();
         for epoch in self.epochs()? {
             if epoch.number < before.epoch {
+                reached.remove(&epoch.number);
                 remove_tree_if_there(&epoch.dir).map_err(io("trimming a log"))?;
             } else if epoch.number == before.epoch {
                 let segments = epoch.segments()?;

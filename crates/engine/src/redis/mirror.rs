@@ -11,6 +11,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use super::client::{Client, ClientError};
 use super::log::Advance;
 use super::production::{self, Position};
@@ -166,6 +168,8 @@ pub fn pulse(engine: &RedisEngine, seat: &Seat, source: &Source, urgent: bool) -
         Some(target) if own.trouble.is_none() && arrived(&own, target) => Some(advanced.at),
         _ => None,
     };
+    // What is shown is what is kept: whole microseconds.
+    let through = through.and_then(|time| Timestamp::from_microsecond(time.as_microsecond()).ok());
     if let Some(through) = through {
         log.note_through(through)?;
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use pando_catalog::{SnapshotRecord, SnapshotSource};
-use pando_engine::Link;
+use pando_engine::{Link, Pulse};
 use pando_model::{HookPoint, Name, OwnerId, PoolSnapshotId, SnapshotId, UnitId};
 use serde::{Deserialize, Serialize};
 
@@ -335,7 +335,11 @@ impl Snapshot {
             .catalog
             .get(self.id.as_str())?
             .ok_or_else(|| Fault::Problem(failed("the record of the snapshot is gone")))?;
-        for (name, (tree, mark)) in marks {
+        for (name, (tree, mut mark)) in marks {
+            if mark.rolls && mark.from.time.is_none() {
+                // Nothing was committed since the log began, so by this moment it is as it was then.
+                mark.at = mark.at.min(moment);
+            }
             let at = if mark.rolls { moment } else { mark.at };
             let stored = SnapshotSource { tree, at, mark: serde_json::to_value(&mark).unwrap_or_default() };
             record.sources.insert(name, stored);
@@ -354,8 +358,8 @@ impl Snapshot {
         Ok(())
     }
 
-    /// The time up to which the log is complete, once it covers the trees. A mirror that does not answer is as
-    /// old as the last commit in its tree.
+    /// The time up to which the log is complete, durably, once it covers the trees. One that hears nothing of
+    /// production is as old as what it heard last: behind that there may be a gap.
     fn reached(
         &self,
         run: &Run,
@@ -369,15 +373,21 @@ impl Snapshot {
         for (name, held) in &owner.sources {
             let mut pulse = held.engine.pulse(&held.seat, &held.source, false)?;
             for _ in 0..LOOKS {
-                if pulse.link != Link::Following || pulse.through.is_none() || pulse.through >= held_at {
+                if pulse.link != Link::Following || (pulse.through.is_some() && pulse.through >= held_at) {
                     break;
                 }
-                pulse = held.engine.pulse(&held.seat, &held.source, true)?;
+                pulse = match held.engine.pulse(&held.seat, &held.source, true) {
+                    Ok(pulse) => pulse,
+                    Err(error) => Pulse { link: Link::Disconnected(error.to_string()), ..pulse },
+                };
             }
             run.world.set_live(&owner.id, name, |live| live.pulse = pulse.clone());
-            if let Some(through) = pulse.through.or_else(|| marks.get(name).map(|(_, mark)| mark.at)) {
-                reached = Some(reached.map_or(through, |known| known.min(through)));
-            }
+            let Some((_, mark)) = marks.get(name) else { continue };
+            let stretches = held.engine.stretches(&held.seat.log)?;
+            let kept = stretches.iter().filter(|stretch| stretch.epoch == mark.from.epoch);
+            let heard = pulse.through.filter(|_| pulse.link == Link::Following);
+            let through = heard.or(kept.filter_map(|stretch| stretch.through).max()).unwrap_or(mark.at);
+            reached = Some(reached.map_or(through, |known| known.min(through)));
         }
         Ok(reached.unwrap_or(self.asked).min(run.world.now()))
     }

@@ -32,6 +32,7 @@ use super::segment::{History, SegmentName, SegmentSize};
 use super::source::{Input, SegmentPages};
 use super::store::{LiveFile, Store};
 use crate::EngineError;
+use crate::reach::Reach;
 
 /// What is fixed for an epoch, kept in `meta.json` so that it is known when `live/` is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +60,8 @@ pub(super) struct Epoch {
     heads: BTreeMap<u32, Head>,
     live: Vec<LiveFile>,
     histories: BTreeMap<u32, History>,
+    /// Until when it is complete, in microseconds of production's clock, behind the end of the log then.
+    pub reach: Reach<2>,
     /// Up to here the file being written was synced by us.
     synced: Lsn,
     /// How a file is synced; tests let it fail.
@@ -125,6 +128,7 @@ impl Epoch {
     pub fn at(dir: PathBuf) -> Self {
         Self {
             index: Index::at(dir.join("index")),
+            reach: Reach::at(&dir),
             store: Store { dir },
             meta: None,
             heads: BTreeMap::new(),
@@ -273,6 +277,11 @@ impl Epoch {
     pub fn settle(&mut self) -> Result<(), EngineError> {
         let Some(size) = self.size() else { return Ok(()) };
         self.sync_partial(size).map_err(io_error("making the received log durable"))
+    }
+
+    /// Makes durable what `reach` says: to be called before anybody is told of it.
+    pub fn settle_reach(&mut self) -> Result<(), EngineError> {
+        self.reach.settle(self.sync_file).map_err(io_error("making durable how far the log is complete"))
     }
 
     /// What is reported is durable, whatever `pg_receivewal` was told about syncing (T-21).

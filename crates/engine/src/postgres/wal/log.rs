@@ -5,7 +5,7 @@
 //!               segments/    complete segments, compressed; ours alone
 //!               index        one entry for each of them
 //!               meta.json    segment size, system identifier, version
-//!               reach        until when it is complete, by production's clock, and the end of the log then
+//!               reach        the end of the log at the last look, and until when it is complete by production's clock
 //! ```
 //!
 //! Keep one `WalLog` for a directory as long as possible: it remembers what it has read. Only one may
@@ -13,8 +13,7 @@
 //!
 //! # Crash consistency
 //! An epoch appears whole, by a rename. Trimming takes entries out of the index first and files afterwards;
-//! what a crash leaves is removed by the next trim. See `epoch.rs` for taking in. `reach` is replaced whole every
-//! few seconds, so a crash forgets that the last few seconds of an idle stretch were complete, and no commit.
+//! what a crash leaves is removed by the next trim. See `epoch.rs` for taking in, `reach.rs` for `reach`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -23,7 +22,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use pando_host::{Account, durable};
 use pando_model::Lsn;
 
@@ -56,12 +55,10 @@ pub struct WalLog {
 struct State {
     epochs: BTreeMap<u32, Epoch>,
     last: Progress,
-    /// What `reach` of the newest epoch says, once this has written it.
-    reach: Option<Timestamp>,
 }
 
-/// How old what `reach` says may become.
-const REACH: SignedDuration = SignedDuration::from_secs(5);
+/// What is done when something goes wrong with `reach`.
+const REACH: &str = "keeping how far the log is complete";
 
 impl WalLog {
     /// Opens the log in a directory, which is made if it is not there.
@@ -150,28 +147,21 @@ impl WalLog {
     }
 
     /// Notes that the current epoch is complete until a moment of production's clock, when production's log ended
-    /// at `end`. Kept, so that a restart while production is away does not forget it.
+    /// at `end`. Kept, so that neither a restart nor a crash while production is away forgets it.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn complete_until(&self, at: Timestamp, end: Lsn) -> Result<(), EngineError> {
-        let mut state = self.lock();
-        if state.reach.is_some_and(|noted| at.duration_since(noted) < REACH) {
-            return Ok(());
-        }
         let Some(number) = self.current_epoch() else { return Ok(()) };
-        let path = self.epoch_dir(number).join("reach");
-        durable::write_atomic(&path, format!("{end} {at}\n").as_bytes(), 0o600)
-            .map_err(io_error(format!("writing {}", path.display())))?;
-        state.reach = Some(at);
-        Ok(())
-    }
-
-    /// What `reach` says.
-    fn reach(&self, epoch: u32) -> Option<(Lsn, Timestamp)> {
-        let text = fs::read_to_string(self.epoch_dir(epoch).join("reach")).ok()?;
-        let (end, at) = text.trim().split_once(' ')?;
-        Some((end.parse().ok()?, at.parse().ok()?))
+        self.with(number, |epoch| {
+            let micros = at.as_microsecond();
+            let said = epoch.reach.said().map_err(io_error(REACH))?;
+            // Production's clock may have been set back; what was complete stays so.
+            if said.is_some_and(|[_, noted]| micros <= noted) {
+                return Ok(());
+            }
+            epoch.reach.note([end.0.cast_signed(), micros]).map_err(io_error(REACH))
+        })
     }
 
     /// The point of an epoch that stands for a moment: the start of a record that ends at or after
@@ -192,8 +182,12 @@ impl WalLog {
         let mut stretches: Vec<Stretch> = Vec::new();
         for number in self.numbers().map_err(io_error("listing the log"))? {
             // Who is shown a second takes it for a promise: it is made durable first.
-            let settled = |epoch: &mut Epoch| epoch.settle().map(|()| epoch.paths().next());
-            let Some(path) = self.with(number, settled)? else { continue };
+            let settled = |epoch: &mut Epoch| {
+                epoch.settle()?;
+                epoch.settle_reach()?;
+                Ok((epoch.paths().next(), epoch.reach.said().map_err(io_error(REACH))?))
+            };
+            let (Some(path), reach) = self.with(number, settled)? else { continue };
             let mut next = None;
             for entry in &path.entries {
                 let joined = next == Some(entry.name.segno);
@@ -208,10 +202,11 @@ impl WalLog {
                     None => stretches.push(Stretch { epoch: number, first, last, through }),
                 }
             }
-            if let Some((end, at)) = self.reach(number) {
+            if let Some([end, micros]) = reach {
+                let (end, at) = (Lsn(end.cast_unsigned()), Timestamp::from_microsecond(micros).ok());
                 let held =
                     |stretch: &&mut Stretch| stretch.epoch == number && stretch.first <= end && end <= stretch.last;
-                stretches.iter_mut().filter(held).for_each(|stretch| stretch.through = stretch.through.max(Some(at)));
+                stretches.iter_mut().filter(held).for_each(|stretch| stretch.through = stretch.through.max(at));
             }
         }
         Ok(stretches)
