@@ -26,7 +26,7 @@ pub fn measure(table: &mut Table, scale: u32) {
     let (took, built) = rig::timed(|| daemon.pando_json(&["image", "build", "shop", "shop:1"]));
     let new = built["new_bytes"].as_u64().unwrap_or(0);
     table.row(&format!("`image build` of {bytes}, {} of layers", rig::size(new)), &seconds(took), "", "", "");
-    production.psql("UPDATE pgbench_accounts SET abalance = 1 WHERE aid = 1");
+    production.psql_in("shop", "UPDATE pgbench_accounts SET abalance = 1 WHERE aid = 1");
     let (took, next) = rig::timed(|| daemon.pando_json(&["image", "build", "shop@now", "shop:2"]));
     let of = |key: &str| rig::size(next[key].as_u64().unwrap_or(0));
     let words = format!(
