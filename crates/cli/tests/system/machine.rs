@@ -340,7 +340,7 @@ fn the_machine_dies_under_load_on_xfs_and_nothing_acknowledged_is_lost() {
 /// The catalog alone, on a file system that dies: every synced commit is there, and of the others the first ones.
 #[test]
 fn the_machine_dies_and_the_catalog_has_every_synced_commit() {
-    let points = points(20);
+    let points = points(100);
     let mut seed = Seed::from_env("PANDO_SEED", 3);
     for kind in [FsKind::Btrfs, FsKind::Xfs] {
         let Some(mut disk) = RecordedDisk::new(kind, 320) else { return };
