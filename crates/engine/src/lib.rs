@@ -15,19 +15,16 @@
 //! clone
 //! ```
 
-mod binlog;
 pub mod files;
 pub mod mariadb;
 pub mod mysql;
-mod options;
+mod mysql_family;
 pub mod postgres;
 mod reach;
 pub mod redis;
 mod seat;
-mod session;
 pub mod sim;
 pub mod toolkit;
-mod wire;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use pando_catalog::{Catalog, CloneRecord, OperationRecord};
 use pando_engine::files::FilesEngine;
-use pando_engine::mariadb::{self, MariadbEngine};
-use pando_engine::mysql::{self, MysqlEngine};
+use pando_engine::mariadb::MariadbEngine;
+use pando_engine::mysql::MysqlEngine;
 use pando_engine::postgres::{Installations, PostgresEngine};
 use pando_engine::redis::{self, RedisEngine};
 use pando_engine::toolkit::ToolkitEngine;
@@ -103,8 +103,8 @@ impl Pando {
         let runtime = PlacedRuntime::new(Arc::new(process), Arc::clone(&docker));
         let postgres = PostgresEngine::new(Installations::find(&around.postgres), account.clone());
         let redis = RedisEngine::new(redis::Installations::find(&around.redis));
-        let mariadb = MariadbEngine::new(mariadb::Installations::find(&around.mariadb), account.clone());
-        let mysql = MysqlEngine::new(mysql::Installations::find(&around.mysql), account.clone());
+        let mariadb = MariadbEngine::new(&around.mariadb, account.clone());
+        let mysql = MysqlEngine::new(&around.mysql, account.clone());
         let toolkits = ToolkitEngine::new(home.toolkits(), account.clone());
         let files = FilesEngine::new();
         let world = World::new(Parts {

@@ -13,15 +13,16 @@ use std::path::Path;
 
 use pando_host::durable;
 
-use super::config::Before;
-use super::log::Position;
-use super::mirror::{client_of, dump_dir, place, plan, server, text};
-use super::near::owner;
-use super::production::{options, query};
-use super::tree::{self, Tree};
-use super::{MariadbEngine, io};
-use crate::wire::literal;
-use crate::{EngineError, Seat, Source, UnitPlan, seat};
+use super::MariadbEngine;
+use super::log::{Mariadb, Position};
+use super::near::{self, Near, owner};
+use crate::mysql_family::facts::Facts;
+use crate::mysql_family::first::{configure, dump_dir, load, plan};
+use crate::mysql_family::flavor::Flavor;
+use crate::mysql_family::production::options;
+use crate::mysql_family::wire::literal;
+use crate::mysql_family::{io, server, text, tree};
+use crate::{EngineError, Ingest, Seat, Source, UnitPlan, seat};
 
 /// Where the coordinates are, by series.
 const PLACES: [&str; 2] = ["mariadb_backup_binlog_info", "xtrabackup_binlog_info"];
@@ -35,31 +36,45 @@ pub fn runs(seat: &Seat) -> bool {
     dump_dir(seat).join("files").exists()
 }
 
-/// The first program: production's files, with a position.
-pub fn backup(engine: &MariadbEngine, seat: &Seat, source: &Source, dir: &Path) -> Result<UnitPlan, EngineError> {
+/// The first program: production's files, with a position; where they cannot be reached, none.
+pub fn begin(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError> {
     let facts = engine.facts(source)?;
-    let account = owner(dir).map_err(io("looking at production's data directory"))?;
+    let dir = match near::look(&source.url, &facts) {
+        Ok(Near::Here(dir)) => dir,
+        Ok(Near::No(_)) => return Ok(None),
+        Err(finding) => return Err(EngineError::Invalid(finding.what)),
+    };
+    let Ok(program) = engine.installation(&facts)?.tool("mariadb-backup") else { return Ok(None) };
+    let account = owner(&dir).map_err(io("looking at production's data directory"))?;
     let first = dump_dir(seat);
     seat::private_dir(&first, account.as_ref())?;
     seat::private_dir(&seat.data, account.as_ref())?;
     let address = first.join("production.cnf");
-    seat::write(&address, &options(&source.url), account.as_ref())?;
+    seat::write(&address, &options(&Mariadb::PROGRAMS, &source.url), account.as_ref())?;
     seat::write(&first.join("files"), "", account.as_ref())?;
     let args = vec![
         format!("--defaults-file={}", text(&address)),
         "--backup".to_owned(),
-        format!("--datadir={}", text(dir)),
+        format!("--datadir={}", text(&dir)),
         format!("--target-dir={}", text(&seat.data)),
         // Locks of others are waited for before the last moment, not in it.
         "--ftwrl-wait-timeout=60".to_owned(),
     ];
-    let program = engine.installations.of(facts.series)?.tool("mariadb-backup")?;
-    Ok(UnitPlan { account, ..plan(program.path(), args, seat) })
+    Ok(Some(UnitPlan { account, ..plan(program.path(), args, seat) }))
+}
+
+/// What comes after so many programs.
+pub fn next(engine: &MariadbEngine, seat: &Seat, source: &Source, done: usize) -> Result<Option<Ingest>, EngineError> {
+    let facts = engine.facts(source)?;
+    match done {
+        1 => Ok(Some(Ingest { plan: prepare(engine, &facts, seat)?, server: None })),
+        2 => adopt(engine, &facts, seat, source).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// The second: what it took is brought to its end.
-pub fn prepare(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {
-    let facts = engine.facts(source)?;
+fn prepare(engine: &MariadbEngine, facts: &Facts, seat: &Seat) -> Result<UnitPlan, EngineError> {
     durable::remove_if_there(&dump_dir(seat).join("production.cnf")).map_err(io("removing an option file"))?;
     let args = vec![
         "--no-defaults".to_owned(),
@@ -67,14 +82,13 @@ pub fn prepare(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<U
         format!("--target-dir={}", text(&seat.data)),
         "--use-memory=128M".to_owned(),
     ];
-    let program = engine.installations.of(facts.series)?.tool("mariadb-backup")?;
+    let program = engine.installation(facts)?.tool("mariadb-backup")?;
     let account = owner(&seat.data).map_err(io("looking at the first copy"))?;
     Ok(UnitPlan { account, ..plan(program.path(), args, seat) })
 }
 
 /// The third: a server of ours on it, and what cleans it.
-pub fn adopt(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<(UnitPlan, UnitPlan), EngineError> {
-    let facts = engine.facts(source)?;
+fn adopt(engine: &MariadbEngine, facts: &Facts, seat: &Seat, source: &Source) -> Result<Ingest, EngineError> {
     let account = seat.account.as_ref();
     let first = dump_dir(seat);
     give(&first, seat)?;
@@ -91,11 +105,10 @@ pub fn adopt(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<(Un
     }
     tree::clean(&seat.data)?;
     seat::private_dir(&seat.run, account)?;
-    let tree = Tree { epoch: None, manner: None, replay: None };
-    tree.configure(&place(seat, source, &facts), &facts, &seat.run.join("log"), &Before::Nothing, account)?;
+    configure(engine, facts, seat, source)?;
     let clean = first.join("clean.sql");
     seat::write(&clean, CLEAN, account)?;
-    Ok((client_of(engine, &facts, seat, &clean)?, server(engine, &facts, seat)?))
+    Ok(Ingest { plan: load(engine, facts, seat, &clean)?, server: Some(server(engine, facts, seat)?) })
 }
 
 /// Where the copy stands: in production's binary log, so that what production replicates itself is in it too.
@@ -108,7 +121,7 @@ pub fn position(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<
     };
     let facts = engine.facts(source)?;
     let sql = format!("SELECT BINLOG_GTID_POS({}, {byte})", literal(file));
-    let answer = query(engine.installations.of(facts.series)?, engine.account.as_ref(), &source.url, &sql)?;
+    let answer = engine.ask(&facts, source, &sql)?;
     match answer.trim() {
         "NULL" => Err(wrong(&format!("{file} {byte}"))),
         text => text.parse().map_err(|()| wrong(text)),

@@ -1,361 +1,324 @@
-//! The engine for MariaDB servers, 10.5 and later: a replica as mirror, what it receives kept as the log, and
-//! clones made from snapshots of the replica by the server's own applier, which gets exactly the transactions up
-//! to the moment.
+//! MariaDB, 10.5 and later: what it does in its own way. The engine itself is `mysql_family`.
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `install.rs` | which series this machine has |
-//! | `production.rs`, `facts.rs` | talking to production, and what preflight learns |
 //! | `near.rs`, `copy.rs` | the first copy where production's files can be reached |
-//! | `mirror.rs` | the first copy as a dump, replica, how far we are, standing still |
-//! | `fence.rs` | writes of production held for an exact cut |
-//! | `reset.rs` | whether production's binary log is still the one that the mirror followed |
-//! | `log/` | what MariaDB's transactions are in the log (`binlog`) |
-//! | `clone.rs` | a tree made ready, replayed, shut and opened |
-//! | `tree.rs`, `config.rs` | a tree's files |
-//! | `hand_over.rs` | a tree for a container of the user's |
-//! | `image.rs`, `travel.rs` | images of its servers; trees from elsewhere |
+//! | `log/` | what MariaDB's transactions are in the log |
+//! | `aria.rs` | what Aria's log keeps of accounts |
 
-mod clone;
-mod config;
+mod aria;
 mod copy;
-mod facts;
-mod fence;
-mod hand_over;
-mod image;
-mod install;
 pub(crate) mod log;
-mod mirror;
 mod near;
-mod production;
-mod reset;
-mod travel;
-mod tree;
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::ops::RangeInclusive;
+use std::path::Path;
 
-use jiff::Timestamp;
-use pando_host::{Account, Clock, SystemClock};
-use pando_model::{DoctorItem, EngineKind, Lsn, SettingChange, SourceUrl};
+use pando_model::{EngineKind, SourceUrl};
 
-use self::facts::Facts;
-pub use self::install::{Installation, Installations};
-use self::log::BinLog;
-use self::reset::Seen;
-use self::tree::{Mark as TreeMark, Tree};
-use crate::session::Sessions;
-use crate::{
-    Baked, Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Ingest, Link, Mark, Point, Preflight,
-    Pulse, Readiness, Seat, Source, Stage, Stretch, UnitPlan, Want, encoded,
-};
+pub use self::log::Mariadb;
+use self::near::Near;
+use crate::mysql_family::FamilyEngine;
+use crate::mysql_family::config::{Manner, Options, REDO};
+use crate::mysql_family::facts::{Facts, finding};
+use crate::mysql_family::flavor::Flavor;
+use crate::mysql_family::identity::{Coordinates, Stands};
+use crate::mysql_family::install::{Installations, Programs, Version};
+use crate::mysql_family::wire::{ClientError, Session, literal, verifier};
+use crate::{Credentials, EngineError, Finding, Ingest, Preflight, Seat, Source, UnitPlan};
 
 /// The engine for MariaDB servers.
-pub struct MariadbEngine {
-    installations: Installations,
-    account: Option<Account>,
-    sessions: Sessions,
-    logs: Mutex<HashMap<PathBuf, Arc<BinLog>>>,
-    looked: Mutex<HashMap<String, Instant>>,
-    seen: Seen,
+pub type MariadbEngine = FamilyEngine<Mariadb>;
+
+/// What installs a program. These packages start no server.
+fn install(program: &str) -> &'static str {
+    match program {
+        "mariadb-backup" => "apt-get install mariadb-backup",
+        _ => "apt-get install mariadb-server-core mariadb-client  # of production's series",
+    }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether the server's certificate must be the one of its name.
+fn verifies(url: &SourceUrl) -> bool {
+    url.query.get("ssl-verify-server-cert").is_some_and(|value| !matches!(value.as_str(), "0" | "off" | "false"))
 }
 
-fn io(action: &str) -> impl Fn(std::io::Error) -> EngineError + '_ {
-    move |source| EngineError::Io { action: action.to_owned(), source }
+/// Newer clients would refuse a production without TLS if they were not told.
+fn secure(url: &SourceUrl) -> Vec<(&'static str, String)> {
+    let asked = url.query.get("ssl").map(|value| ("ssl", value.clone()));
+    let verify = ("ssl-verify-server-cert", if verifies(url) { "1" } else { "0" }.to_owned());
+    asked.into_iter().chain([verify]).collect()
 }
 
-impl MariadbEngine {
-    /// An engine over the installations found. `account`: who talks to production and runs the servers.
-    pub fn new(installations: Installations, account: Option<Account>) -> Self {
-        Self {
-            installations,
-            account,
-            sessions: Sessions::default(),
-            logs: Mutex::default(),
-            looked: Mutex::default(),
-            seen: Seen::default(),
-        }
+impl Flavor for Mariadb {
+    const KIND: EngineKind = EngineKind::Mariadb;
+    const OTHER: EngineKind = EngineKind::Mysql;
+    const PROGRAMS: Programs = Programs {
+        make: "MariaDB",
+        server: "mariadbd",
+        client: "mariadb",
+        dump: "mariadb-dump",
+        home: "/opt/mariadb",
+        install,
+        secure,
+    };
+    const KNOWN: (RangeInclusive<Version>, &'static str) = ((10, 5, 0)..=(12, 99, 99), "10.5 to 12.99");
+    const READS_NEWER: bool = true;
+    const REPLICA: &'static str = "Slave";
+
+    const SHARED: &'static [&'static str] = &["character_set_collations", "old_mode", "innodb_undo_tablespaces"];
+    const ASKED: &'static [&'static str] = &[
+        "innodb_log_group_home_dir",
+        "innodb_data_file_path",
+        "innodb_encrypt_tables",
+        "innodb_compression_algorithm",
+        "datadir",
+        "pid_file",
+    ];
+    const ENCRYPTED: (&'static str, &'static str) =
+        ("RLIKE 'ENCRYPTED`?=.?YES'", "made with ENCRYPTED=YES, and a mirror has none of production's keys");
+    const FIXES: [&'static str; 3] = [
+        "[mariadbd] log_bin = /var/log/mysql/mariadb-bin, server_id = 1, binlog_format = ROW  # then restart production",
+        "SET GLOBAL server_id = 1;  -- and server_id = 1 in its [mariadbd] section",
+        "SET GLOBAL binlog_format = 'ROW';  -- and binlog_format = ROW in its [mariadbd] section",
+    ];
+
+    fn settings(facts: &Facts) -> Vec<Finding> {
+        let encrypts = !matches!(facts.setting("innodb_encrypt_tables"), "" | "OFF");
+        let what =
+            "production encrypts its tables on disk (innodb_encrypt_tables); mirror and clones do not".to_owned();
+        encrypts.then(|| finding(what, None, false)).into_iter().collect()
     }
 
-    fn facts(&self, source: &Source) -> Result<Facts, EngineError> {
-        serde_json::from_value(source.facts.clone())
-            .map_err(|error| EngineError::Invalid(format!("what is known of production cannot be read: {error}")))
-    }
-
-    /// The log at a path, opened once: it remembers how far it has read.
-    fn log(&self, path: &Path) -> Result<Arc<BinLog>, EngineError> {
-        let mut logs = lock(&self.logs);
-        if let Some(log) = logs.get(path) {
-            // One that was removed with its clone, whose name another has now, is another.
-            if path.is_dir() {
-                return Ok(Arc::clone(log));
+    fn first_copy(installations: &Installations, url: &SourceUrl, facts: &Facts, found: &mut Preflight) -> bool {
+        found.notes.push(
+            "moments are exact to the second: a MariaDB binary log knows no fractions; those between show what was \
+             certainly committed by then"
+                .to_owned(),
+        );
+        let backup = installations.of(facts.series()).and_then(|one| one.tool("mariadb-backup")).is_ok();
+        match near::look(url, facts) {
+            Ok(Near::Here(dir)) => {
+                found.notes.push(match backup {
+                    true => {
+                        format!("the first copy is one of production's files in {} (mariadb-backup)", dir.display())
+                    }
+                    false => format!(
+                        "production's files are here ({}): with mariadb-backup the first copy would not be a dump but one \
+                         of files, which is faster (apt-get install mariadb-backup)",
+                        dir.display()
+                    ),
+                });
+                return backup;
             }
+            Ok(Near::No(Some(why))) => found.notes.push(format!("the first copy is a dump: {why}")),
+            Ok(Near::No(None)) => {}
+            Err(finding) => found.findings.push(*finding),
         }
-        let log = Arc::new(BinLog::open(path)?);
-        logs.insert(path.to_owned(), Arc::clone(&log));
-        Ok(log)
+        false
     }
 
-    /// Whether it is time for another look at production.
-    fn may_look(&self, tag: &str, every: Duration) -> bool {
-        let now = SystemClock.instant();
-        let mut looked = lock(&self.looked);
-        let due = looked.get(tag).is_none_or(|last| now.duration_since(*last) >= every);
-        if due {
-            looked.insert(tag.to_owned(), now);
-        }
-        due
-    }
-}
+    const POSITIONS: [&'static str; 3] =
+        ["SELECT @@gtid_slave_pos", "SELECT @@gtid_binlog_pos", "SELECT @@gtid_binlog_pos"];
+    const BEGINS: &'static str = "gtid_slave_pos";
 
-/// The database that was linked.
-fn database(source: &Source) -> &str {
-    source.url.database().unwrap_or_default()
-}
-
-impl Engine for MariadbEngine {
-    fn kind(&self) -> EngineKind {
-        EngineKind::Mariadb
+    fn stands(
+        ask: &dyn Fn(&str) -> Result<String, EngineError>,
+        at: &Coordinates<Self>,
+    ) -> Result<Stands, EngineError> {
+        let answer = ask(&format!("SELECT BINLOG_GTID_POS({}, {})", literal(&at.file), at.byte))?;
+        Ok(match answer.trim() {
+            // The file was dropped since, or there is no such place in it.
+            "NULL" => Stands::Gone,
+            text if text.parse() == Ok(at.position.clone()) => Stands::Same,
+            text => Stands::Other(text.to_owned()),
+        })
     }
 
-    fn doctor(&self) -> Vec<DoctorItem> {
-        let missing = self.installations.newest().is_none();
-        vec![DoctorItem {
-            what: "MariaDB servers".to_owned(),
-            level: if missing { "warning" } else { "ok" }.to_owned(),
-            found: self.installations.words(),
-            fix: missing.then(|| "apt-get install mariadb-server-core mariadb-client".to_owned()),
-        }]
+    const DUMP: [&'static str; 2] = ["--master-data=2", "--gtid"];
+    /// Statements make `proc` and `event`.
+    const NOT_COPIED: &'static [&'static str] = &[
+        "column_stats",
+        "event",
+        "func",
+        "general_log",
+        "gtid_slave_pos",
+        "help_category",
+        "help_keyword",
+        "help_relation",
+        "help_topic",
+        "index_stats",
+        "innodb_index_stats",
+        "innodb_table_stats",
+        "plugin",
+        "proc",
+        "servers",
+        "slow_log",
+        "spider_tables",
+        "table_stats",
+        "transaction_registry",
+        "user",
+        "time_zone_leap_second",
+    ];
+
+    fn dumped(_: &str, tail: &str) -> Option<Self::Position> {
+        let line = tail.lines().rev().find_map(|line| line.split_once("SET GLOBAL gtid_slave_pos="))?;
+        line.1.trim().trim_end_matches(';').trim_matches('\'').parse().ok()
     }
 
-    fn preflight(&self, url: &SourceUrl) -> Result<Preflight, EngineError> {
-        facts::look(&self.installations, self.account.as_ref(), url)
+    fn empty_server(_: &Path) -> (&'static str, Vec<String>) {
+        let options = ["--auth-root-authentication-method=normal", "--skip-test-db"];
+        ("mariadb-install-db", options.map(str::to_owned).to_vec())
     }
 
-    fn ingest(&self, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {
-        mirror::first(self, seat, source)
+    const WANTS_NO_FILE: bool = false;
+
+    fn copy_files(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError> {
+        copy::begin(engine, seat, source)
     }
 
-    fn ingest_next(&self, seat: &Seat, source: &Source, done: usize) -> Result<Option<Ingest>, EngineError> {
-        match (done, copy::runs(seat)) {
-            (1, true) => Ok(Some(Ingest { plan: copy::prepare(self, seat, source)?, server: None })),
-            (2, true) => {
-                let (plan, server) = copy::adopt(self, seat, source)?;
-                Ok(Some(Ingest { plan, server: Some(server) }))
-            }
-            (1, false) => Ok(Some(Ingest { plan: mirror::install(self, seat, source)?, server: None })),
-            (2, false) => {
-                let (plan, server) = mirror::load(self, seat, source)?;
-                Ok(Some(Ingest { plan, server: Some(server) }))
-            }
-            _ => Ok(None),
-        }
+    fn copies_files(seat: &Seat) -> bool {
+        copy::runs(seat)
     }
 
-    fn progress(&self, _: &str) -> Option<(u64, Option<u64>)> {
-        None
-    }
-
-    fn settle(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
-        mirror::settle(self, seat, source)
-    }
-
-    fn follow(&self, seat: &Seat, source: &Source) -> Result<Vec<UnitPlan>, EngineError> {
-        mirror::follow(self, seat, source).map(|plan| vec![plan])
-    }
-
-    fn pulse(&self, seat: &Seat, source: &Source, urgent: bool) -> Result<Pulse, EngineError> {
-        match Tree::read(&seat.data)?.manner {
-            Some(_) => clone::pulse(self, seat),
-            None => mirror::pulse(self, seat, source, urgent),
-        }
-    }
-
-    fn diagnose(&self, _: &str) -> Option<Link> {
-        None
-    }
-
-    fn sync(&self, _: &Seat, _: &Source) -> Result<Option<UnitPlan>, EngineError> {
-        Ok(None)
-    }
-
-    fn must_hold(&self) -> bool {
-        true
-    }
-
-    fn hold(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
-        // Nobody here can hold a server in a container of the user's.
-        if tree::is_handed_over(&seat.data) {
-            return Ok(());
-        }
-        match Tree::read(&seat.data)?.manner {
-            Some(_) => clone::hold(self, seat),
-            None => mirror::hold(self, seat),
-        }
-    }
-
-    fn release(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
-        if tree::is_handed_over(&seat.data) {
-            return Ok(());
-        }
-        match Tree::read(&seat.data)?.manner {
-            Some(_) => clone::release(self, seat),
-            None => mirror::release(self, seat),
-        }
-    }
-
-    fn mark(
-        &self,
-        tree: &Seat,
+    fn copy_files_next(
+        engine: &MariadbEngine,
         seat: &Seat,
         source: &Source,
-        asked: Timestamp,
-        clone: bool,
-    ) -> Result<Mark, EngineError> {
-        let Some(mark) = TreeMark::read(&tree.data)? else {
-            let from = Point { epoch: 0, timeline: 0, lsn: Lsn(0), time: Some(asked) };
-            return Ok(Mark { from, at: asked, rolls: false });
-        };
-        let log = self.log(&seat.log)?;
-        let (lsn, time) = match mark.place {
-            Some(place) if clone => {
-                log.advance(None)?;
-                (Lsn(place), log.time_of(mark.epoch, Lsn(place))?)
+        done: usize,
+    ) -> Result<Option<Ingest>, EngineError> {
+        copy::next(engine, seat, source, done)
+    }
+
+    fn copied(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<Option<Self::Position>, EngineError> {
+        copy::runs(seat).then(|| copy::position(engine, seat, source)).transpose()
+    }
+
+    fn change(url: &SourceUrl, _: &Facts) -> String {
+        let mut change = format!(
+            "CHANGE MASTER TO MASTER_HOST={}, MASTER_PORT={}, MASTER_USER={}, MASTER_PASSWORD={}, \
+             MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD=2",
+            literal(url.host.as_deref().unwrap_or("127.0.0.1")),
+            url.port.unwrap_or(3306),
+            literal(url.user.as_deref().unwrap_or("root")),
+            literal(url.password.as_deref().unwrap_or_default()),
+        );
+        // The defaults of both are other ones in newer servers.
+        let secure = ["ssl", "ssl-ca"].iter().any(|name| url.query.contains_key(*name)) || verifies(url);
+        change.push_str(&format!(
+            ", MASTER_SSL={}, MASTER_SSL_VERIFY_SERVER_CERT={}",
+            u8::from(secure),
+            u8::from(verifies(url))
+        ));
+        for (name, option) in
+            [("ssl-ca", "MASTER_SSL_CA"), ("ssl-cert", "MASTER_SSL_CERT"), ("ssl-key", "MASTER_SSL_KEY")]
+        {
+            if let Some(value) = url.query.get(name) {
+                change.push_str(&format!(", {option}={}", literal(value)));
             }
-            _ => mirror::stands(self, &log, seat, source, &mark)?,
-        };
-        let from = Point { epoch: mark.epoch, timeline: 0, lsn, time };
-        let at = from.time.unwrap_or(asked).min(asked);
-        Ok(Mark { from, at, rolls: true })
+        }
+        change
     }
 
-    fn detach(&self, _: &Source) -> Result<(), EngineError> {
-        // A replica leaves nothing on production.
-        Ok(())
+    /// ER_MASTER_FATAL_ERROR_READING_BINLOG.
+    const GONE: &'static [u32] = &[1236];
+    const STILL: &'static [&'static str] = &[
+        "BACKUP STAGE START",
+        "BACKUP STAGE FLUSH",
+        "BACKUP STAGE BLOCK_DDL",
+        "BACKUP STAGE BLOCK_COMMIT",
+        "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS",
+    ];
+    const GO_ON: &'static str = "BACKUP STAGE END";
+
+    fn server_options(options: &mut Options) {
+        options
+            .set("skip_slave_start", "ON")
+            .set("skip_ssl", "ON")
+            // A table that production keeps in another directory is kept in the tree here (M-3, M-14).
+            .set("symbolic_links", "OFF")
+            .set("innodb_log_file_size", REDO)
+            .set("aria_pagecache_buffer_size", "16M")
+            .set("slave_parallel_threads", "4");
     }
 
-    fn can_fence(&self) -> bool {
-        true
+    fn mirror_options(options: &mut Options, live: &Path) {
+        options
+            .path("relay_log_info_file", &live.with_file_name("relay-log.info"))
+            .path("master_info_file", &live.with_file_name("master.info"))
+            .set("slave_net_timeout", "20");
     }
 
-    fn fence(&self, source: &Source, limit: Duration) -> Result<(), EngineError> {
-        let facts = self.facts(source)?;
-        fence::raise(self.installations.of(facts.series)?, self.account.as_ref(), source, limit)
+    fn clone_options(options: &mut Options, replay: &Path, manner: &Manner) {
+        options
+            .path("relay_log_info_file", &replay.join("relay-log.info"))
+            .path("master_info_file", &replay.join("master.info"));
+        if manner.record.is_some() {
+            options.set("binlog_format", "ROW");
+        }
     }
 
-    fn unfence(&self, source: &Source) -> Result<bool, EngineError> {
-        let facts = self.facts(source)?;
-        fence::lower(self.installations.of(facts.series)?, self.account.as_ref(), source)
+    /// Whoever comes without TLS is refused, and there is no TLS.
+    fn door(options: &mut Options, open: bool) {
+        options.set("require_secure_transport", if open { "OFF" } else { "ON" });
     }
 
-    fn stretches(&self, log: &Path) -> Result<Vec<Stretch>, EngineError> {
-        if log.is_dir() { self.log(log)?.stretches() } else { Ok(Vec::new()) }
+    const OPEN: &'static [&'static str] = &["SET GLOBAL require_secure_transport = OFF"];
+    const OURS: &'static [&'static str] = &["master_info_file", "symbolic_links"];
+    const KEEPER: &'static [&'static str] = &[
+        "CREATE OR REPLACE USER KEEPER IDENTIFIED VIA mysql_native_password USING ''",
+        "GRANT ALL ON *.* TO KEEPER WITH GRANT OPTION",
+        "REPLACE INTO mysql.proxies_priv (Host, User, Proxied_host, Proxied_user, With_grant, Grantor) \
+         VALUES ('localhost', 'pando_keeper', '%', '', 1, '')",
+    ];
+    const SHUT: &'static [&'static str] = &[
+        "UPDATE mysql.global_priv SET Priv = JSON_SET(Priv, '$.account_locked', true, '$.plugin', 'mysql_native_password', \
+         '$.authentication_string', '*THISISNOTAVALIDPASSWORDTHATCANBEUSEDHERE', '$.auth_or', JSON_ARRAY()) \
+         WHERE User NOT IN ('pando_keeper', 'mariadb.sys') AND COALESCE(JSON_VALUE(Priv, '$.is_role'), 'false') <> 'true'",
+        "DELETE FROM mysql.servers",
+        "FLUSH PRIVILEGES",
+    ];
+    const FORGET: &'static [&'static str] = aria::FORGET;
+
+    fn let_in(session: &mut Session, _: &Path, who: &Credentials) -> Result<(), ClientError> {
+        let user = literal(&who.user);
+        session.query(&format!("DELETE FROM mysql.global_priv WHERE User = {user} AND Host <> '%'"))?;
+        session.query("FLUSH PRIVILEGES")?;
+        // The proof is made here, so that the password itself reaches no log of the server.
+        let proof = literal(&verifier(who.password.reveal()));
+        session
+            .query(&format!("CREATE OR REPLACE USER {user}@'%' IDENTIFIED VIA mysql_native_password USING {proof}"))?;
+        session.query(&format!("GRANT ALL PRIVILEGES ON *.* TO {user}@'%' WITH GRANT OPTION")).map(drop)
     }
 
-    fn locate(&self, log: &Path, from: &Point, want: Want) -> Result<Option<Point>, EngineError> {
-        self.log(log)?.locate(from, want)
+    fn forget_numbers(_: Version) -> &'static str {
+        "SET GLOBAL gtid_slave_pos = ''"
     }
 
-    fn trim(&self, log: &Path, before: &Point) -> Result<(), EngineError> {
-        self.log(log)?.trim(before)
+    const CLIENT: &'static [&'static str] = &["--skip-ssl-verify-server-cert", "--abort-source-on-error"];
+
+    const TRAVELS: Result<(), &'static str> = Ok(());
+    const TREE: &'static [&'static str] = &["ibdata1", "ib_logfile0", "aria_log_control"];
+
+    fn slim(data: &Path) -> Result<bool, EngineError> {
+        aria::forget(data)
     }
 
-    fn stage(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
-        clone::stage(self, seat, source, stage)
+    const RELAY: &'static str = "log";
+    const CHANNEL: &'static str = "";
+    /// An applier with several workers reads the name of production's file all the same.
+    const REPLAY: &'static [&'static str] = &["CHANGE MASTER TO MASTER_HOST='replay', MASTER_LOG_FILE='log.000001', \
+         MASTER_LOG_POS=4, RELAY_LOG_FILE='log.000001', RELAY_LOG_POS=4"];
+
+    const IMAGE: [&'static str; 2] = ["mariadb", "MARIADB_VERSION"];
+
+    fn container_options(options: &mut Options) {
+        options.set("skip_slave_start", "ON");
     }
 
-    fn serve(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError> {
-        clone::serve(self, seat, source).map(Some)
-    }
-
-    fn ready(&self, seat: &Seat, source: &Source) -> Result<Readiness, EngineError> {
-        clone::ready(self, seat, source)
-    }
-
-    fn admit(&self, seat: &Seat, source: &Source, credentials: Option<&Credentials>) -> Result<(), EngineError> {
-        clone::admit(self, seat, source, credentials)
-    }
-
-    fn fits(&self, source: &Source) -> Result<(), EngineError> {
-        travel::fits(&self.installations, &self.facts(source)?)
-    }
-
-    fn receive(&self, data: &Path, _: &Source) -> Result<(), EngineError> {
-        travel::receive(data)
-    }
-
-    fn record(&self, _: &Seat, _: &Source) -> Result<Option<UnitPlan>, EngineError> {
-        // The server writes its log itself.
-        Ok(None)
-    }
-
-    fn slim(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
-        self.sessions.drop(&seat.run);
-        clone::slim(seat)
-    }
-
-    fn check_settings(&self, set: &SettingChange) -> Result<(), EngineError> {
-        set.iter().try_for_each(|(name, value)| config::check(name, value))
-    }
-
-    fn execute(&self, seat: &Seat, source: &Source, statements: &str) -> Result<(), EngineError> {
-        clone::execute(self, seat, source, statements)
-    }
-
-    fn part(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
-        hand_over::part(self, seat)
-    }
-
-    fn hand_over(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
-        hand_over::hand_over(self, seat, source, stage)
-    }
-
-    fn hands_over(&self) -> bool {
-        true
-    }
-
-    fn image(&self, _: &Seat, source: &Source) -> Result<Option<String>, EngineError> {
-        self.facts(source).map(|facts| Some(image::official(&facts)))
-    }
-
-    fn image_look(&self, _: &Source) -> Result<Option<ImageLook>, EngineError> {
-        Ok(Some(image::LOOK))
-    }
-
-    fn contained(&self, _: &Source, plan: UnitPlan) -> Result<UnitPlan, EngineError> {
-        Ok(image::contained(plan))
-    }
-
-    fn server_writes_log(&self) -> bool {
-        true
-    }
-
-    fn suits(&self, _: &Seat, source: &Source, content: &ImageContent) -> Result<Vec<Finding>, EngineError> {
-        let facts = self.facts(source)?;
-        Ok(image::suits(facts.series, &self.installations.of(facts.series)?.version, content))
-    }
-
-    fn baked(&self, env: &dyn Fn(&str) -> Option<String>) -> Option<Baked> {
-        Some(image::baked(env))
-    }
-
-    fn largest(&self, seat: &Seat, _: &Source) -> Result<Vec<(String, u64)>, EngineError> {
-        image::largest(self, seat)
-    }
-
-    fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {
-        Some(format!(
-            "{}://{}:{}@127.0.0.1:{port}/{}",
-            source.url.scheme,
-            encoded(&credentials.user),
-            encoded(credentials.password.reveal()),
-            encoded(database(source))
-        ))
-    }
+    /// Whoever is inside of the container is `root` by its socket, as in the official image.
+    const PART: &'static [&'static str] = &[
+        "CREATE OR REPLACE USER root@localhost IDENTIFIED VIA unix_socket",
+        "GRANT ALL PRIVILEGES ON *.* TO root@localhost WITH GRANT OPTION",
+    ];
 }

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use pando_host::Account;
 use pando_model::SourceUrl;
 
-use super::facts::Facts;
 use crate::Finding;
+use crate::mysql_family::facts::Facts;
 
 /// The word of an address that says where the files are.
 const WORD: &str = "datadir";
@@ -27,10 +27,6 @@ pub enum Near {
     No(Option<String>),
 }
 
-fn value<'a>(facts: &'a Facts, name: &str) -> &'a str {
-    facts.settings.get(name).map(String::as_str).unwrap_or_default()
-}
-
 /// Looks for production's files.
 ///
 /// # Errors
@@ -41,8 +37,8 @@ pub fn look(url: &SourceUrl, facts: &Facts) -> Result<Near, Box<Finding>> {
         Some("none") => return Ok(Near::No(None)),
         Some(path) => PathBuf::from(path),
         None => {
-            let dir = PathBuf::from(value(facts, "datadir"));
-            let pid = dir.join(value(facts, "pid_file"));
+            let dir = PathBuf::from(facts.setting("datadir"));
+            let pid = dir.join(facts.setting("pid_file"));
             if !dir.is_absolute() || !keeps(&pid).is_some_and(|pid| listens(pid, url)) {
                 return Ok(Near::No(None));
             }
@@ -67,17 +63,17 @@ pub fn look(url: &SourceUrl, facts: &Facts) -> Result<Near, Box<Finding>> {
 /// What a copy of its files could not bring over.
 fn unfit(facts: &Facts, dir: &Path) -> Option<String> {
     for name in ["innodb_data_home_dir", "innodb_undo_directory", "innodb_log_group_home_dir"] {
-        if !matches!(value(facts, name).trim_end_matches('/'), "" | ".") && Path::new(value(facts, name)) != dir {
-            return Some(format!("{name} is {}", value(facts, name)));
+        if !matches!(facts.setting(name).trim_end_matches('/'), "" | ".") && Path::new(facts.setting(name)) != dir {
+            return Some(format!("{name} is {}", facts.setting(name)));
         }
     }
     let same = [("innodb_data_file_path", "ibdata1:12M:autoextend"), ("innodb_encrypt_tables", "OFF")];
     for (name, usual) in same {
-        if value(facts, name) != usual {
-            return Some(format!("{name} is {}", value(facts, name)));
+        if facts.setting(name) != usual {
+            return Some(format!("{name} is {}", facts.setting(name)));
         }
     }
-    if !matches!(value(facts, "innodb_compression_algorithm"), "none" | "zlib") {
+    if !matches!(facts.setting("innodb_compression_algorithm"), "none" | "zlib") {
         return Some("tables may be compressed by a plugin".to_owned());
     }
     match elsewhere(dir) {

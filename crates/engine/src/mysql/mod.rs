@@ -1,268 +1,376 @@
-//! The engine for MySQL servers, 8.0.26 and later: a replica as mirror, what it receives kept as the log, and clones
-//! made from snapshots of the replica by the server's own applier, which gets exactly the transactions up to the
-//! moment. Much is as with MariaDB, whose room is beside; what both share is `binlog`, `wire`, `session`, `options`.
+//! MySQL, 8.0.26 and later: what it does in its own way. The engine itself is `mysql_family`.
 //!
-//! | file | what it knows |
-//! |---|---|
-//! | `install.rs` | which series this machine has |
-//! | `production.rs`, `facts.rs` | talking to production, and what preflight learns |
-//! | `first.rs` | the first copy |
-//! | `mirror.rs` | the replica, how far we are, standing still |
-//! | `log/` | what MySQL's transactions are in the log |
-//! | `clone.rs` | a tree made ready, replayed, shut and opened |
-//! | `tree.rs`, `config.rs` | a tree's files |
+//! Production's password is given to the thread that receives, at its start, and never to `CHANGE REPLICATION SOURCE`:
+//! that would keep it in a table, and so in each snapshot and clone (M-2).
+//!
+//! `log/` knows what MySQL's transactions are in the log.
 
-mod clone;
-mod config;
-mod facts;
-mod first;
-mod install;
 mod log;
-mod mirror;
-mod production;
-mod tree;
 
-use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use jiff::Timestamp;
-use pando_host::{Account, Clock, SystemClock};
-use pando_model::{DoctorItem, EngineKind, Lsn, SettingChange, SourceUrl};
+use pando_host::{Account, durable};
+use pando_model::{EngineKind, SourceUrl};
 
-use self::facts::Facts;
-use self::install::INSTALL;
-pub use self::install::{Installation, Installations};
-use self::log::BinLog;
-use self::tree::{Mark as TreeMark, Tree};
-use crate::session::Sessions;
-use crate::{
-    Credentials, Engine, EngineError, Ingest, Link, Mark, Point, Preflight, Pulse, Readiness, Seat, Source, Stage,
-    Stretch, UnitPlan, Want, encoded,
-};
+use self::log::Gtid;
+pub use self::log::Mysql;
+use crate::mysql_family::binlog::dialect::Position as _;
+use crate::mysql_family::config::{Manner, Options, REDO};
+use crate::mysql_family::facts::{Facts, finding};
+use crate::mysql_family::flavor::Flavor;
+use crate::mysql_family::identity::{Coordinates, Stands};
+use crate::mysql_family::install::{Programs, Version};
+use crate::mysql_family::production::says;
+use crate::mysql_family::session::socket;
+use crate::mysql_family::wire::{ClientError, Rows, Session, literal};
+use crate::mysql_family::{FamilyEngine, io as failed};
+use crate::{Credentials, EngineError, Finding, seat};
 
 /// The engine for MySQL servers.
-pub struct MysqlEngine {
-    installations: Installations,
-    account: Option<Account>,
-    sessions: Sessions,
-    logs: Mutex<HashMap<PathBuf, Arc<BinLog>>>,
-    looked: Mutex<HashMap<String, Instant>>,
+pub type MysqlEngine = FamilyEngine<Mysql>;
+
+/// What brings a server here. These packages start none.
+const INSTALL: &str = "apt-get install mysql-server-core mysql-client-core  # of production's series; Debian has them in \
+    its unstable release alone: `scripts/matrix install mysql-sid` unpacks them, and `pando serve --mysql DIR` uses them";
+
+/// What a server has, on one line.
+const EXECUTED: &str = "SELECT REPLACE(@@GLOBAL.gtid_executed, '\\n', '')";
+/// What it had before this run of its log is in no file of it.
+const WRITTEN: &str = "SELECT REPLACE(GTID_SUBTRACT(@@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged), '\\n', '')";
+
+fn install(_: &str) -> &'static str {
+    INSTALL
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Where there is no TLS a password is encrypted with the server's own key.
+fn secure(url: &SourceUrl) -> Vec<(&'static str, String)> {
+    let mode = url.query.get("ssl-mode").map(|mode| ("ssl-mode", mode.clone()));
+    [("loose-get-server-public-key", "1".to_owned())].into_iter().chain(mode).collect()
 }
 
-fn io(action: &str) -> impl Fn(std::io::Error) -> EngineError + '_ {
-    move |source| EngineError::Io { action: action.to_owned(), source }
-}
+impl Flavor for Mysql {
+    const KIND: EngineKind = EngineKind::Mysql;
+    const OTHER: EngineKind = EngineKind::Mariadb;
+    const PROGRAMS: Programs = Programs {
+        make: "MySQL",
+        server: "mysqld",
+        client: "mysql",
+        dump: "mysqldump",
+        home: "/opt/mysql",
+        install,
+        secure,
+    };
+    const KNOWN: (RangeInclusive<Version>, &'static str) = ((8, 0, 26)..=(u32::MAX, 0, 0), "8.0.26 and later");
+    const READS_NEWER: bool = false;
+    const REPLICA: &'static str = "Replica";
 
-impl MysqlEngine {
-    /// An engine over the installations found. `account`: who talks to production and runs the servers.
-    pub fn new(installations: Installations, account: Option<Account>) -> Self {
-        Self { installations, account, sessions: Sessions::default(), logs: Mutex::default(), looked: Mutex::default() }
-    }
+    const SHARED: &'static [&'static str] = &[];
+    const ASKED: &'static [&'static str] = &["gtid_mode", "enforce_gtid_consistency"];
+    const ENCRYPTED: (&'static str, &'static str) =
+        ("LIKE '%ENCRYPTION=\\'Y\\'%'", "encrypted at rest, which a mirror cannot keep yet");
+    const FIXES: [&'static str; 3] = [
+        "[mysqld] log_bin = binlog, server_id = 1  # then restart production",
+        "SET PERSIST server_id = 1;",
+        "SET PERSIST binlog_format = 'ROW';",
+    ];
 
-    fn facts(&self, source: &Source) -> Result<Facts, EngineError> {
-        serde_json::from_value(source.facts.clone())
-            .map_err(|error| EngineError::Invalid(format!("what is known of production cannot be read: {error}")))
-    }
-
-    /// The log at a path, opened once: it remembers how far it has read.
-    fn log(&self, path: &Path) -> Result<Arc<BinLog>, EngineError> {
-        let mut logs = lock(&self.logs);
-        if let Some(log) = logs.get(path) {
-            // One that was removed with its clone, whose name another has now, is another.
-            if path.is_dir() {
-                return Ok(Arc::clone(log));
+    fn settings(facts: &Facts) -> Vec<Finding> {
+        let mode = facts.setting("gtid_mode");
+        let what = format!(
+            "production's transactions have no numbers: gtid_mode is {mode} (each statement mends it without a restart)"
+        );
+        // Each value follows the one before it.
+        let fix = match mode {
+            "ON" => return Vec::new(),
+            "ON_PERMISSIVE" => "SET PERSIST gtid_mode = ON;",
+            "OFF_PERMISSIVE" => "SET PERSIST gtid_mode = ON_PERMISSIVE; SET PERSIST gtid_mode = ON;",
+            _ => {
+                "SET PERSIST enforce_gtid_consistency = ON; SET PERSIST gtid_mode = OFF_PERMISSIVE; \
+                 SET PERSIST gtid_mode = ON_PERMISSIVE; SET PERSIST gtid_mode = ON;"
             }
-        }
-        let log = Arc::new(BinLog::open(path)?);
-        logs.insert(path.to_owned(), Arc::clone(&log));
-        Ok(log)
-    }
-
-    /// Whether it is time for another look at production.
-    fn may_look(&self, tag: &str, every: Duration) -> bool {
-        let now = SystemClock.instant();
-        let mut looked = lock(&self.looked);
-        let due = looked.get(tag).is_none_or(|last| now.duration_since(*last) >= every);
-        if due {
-            looked.insert(tag.to_owned(), now);
-        }
-        due
-    }
-}
-
-/// The database that was linked.
-fn database(source: &Source) -> &str {
-    source.url.database().unwrap_or_default()
-}
-
-impl Engine for MysqlEngine {
-    fn kind(&self) -> EngineKind {
-        EngineKind::Mysql
-    }
-
-    fn doctor(&self) -> Vec<DoctorItem> {
-        let missing = self.installations.newest().is_none();
-        vec![DoctorItem {
-            what: "MySQL servers".to_owned(),
-            level: if missing { "warning" } else { "ok" }.to_owned(),
-            found: self.installations.words(),
-            fix: missing.then(|| INSTALL.to_owned()),
-        }]
-    }
-
-    fn preflight(&self, url: &SourceUrl) -> Result<Preflight, EngineError> {
-        facts::look(&self.installations, self.account.as_ref(), url)
-    }
-
-    fn ingest(&self, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {
-        first::dump(self, seat, source)
-    }
-
-    fn ingest_next(&self, seat: &Seat, source: &Source, done: usize) -> Result<Option<Ingest>, EngineError> {
-        match done {
-            1 => Ok(Some(Ingest { plan: first::install(self, seat, source)?, server: None })),
-            2 => {
-                let (plan, server) = first::load(self, seat, source)?;
-                Ok(Some(Ingest { plan, server: Some(server) }))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    fn progress(&self, _: &str) -> Option<(u64, Option<u64>)> {
-        None
-    }
-
-    fn settle(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
-        mirror::settle(self, seat, source)
-    }
-
-    fn follow(&self, seat: &Seat, source: &Source) -> Result<Vec<UnitPlan>, EngineError> {
-        mirror::follow(self, seat, source).map(|plan| vec![plan])
-    }
-
-    fn pulse(&self, seat: &Seat, source: &Source, urgent: bool) -> Result<Pulse, EngineError> {
-        match Tree::read(&seat.data)?.manner {
-            Some(_) => clone::pulse(self, seat),
-            None => mirror::pulse(self, seat, source, urgent),
-        }
-    }
-
-    fn diagnose(&self, _: &str) -> Option<Link> {
-        None
-    }
-
-    fn sync(&self, _: &Seat, _: &Source) -> Result<Option<UnitPlan>, EngineError> {
-        Ok(None)
-    }
-
-    fn must_hold(&self) -> bool {
-        true
-    }
-
-    fn hold(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
-        match Tree::read(&seat.data)?.manner {
-            Some(_) => clone::hold(self, seat, source),
-            None => mirror::hold(self, seat),
-        }
-    }
-
-    fn release(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
-        match Tree::read(&seat.data)?.manner {
-            Some(_) => clone::release(self, seat),
-            None => mirror::release(self, seat),
-        }
-    }
-
-    fn mark(
-        &self,
-        tree: &Seat,
-        seat: &Seat,
-        source: &Source,
-        asked: Timestamp,
-        clone: bool,
-    ) -> Result<Mark, EngineError> {
-        let Some(mark) = TreeMark::read(&tree.data)? else {
-            let from = Point { epoch: 0, timeline: 0, lsn: Lsn(0), time: Some(asked) };
-            return Ok(Mark { from, at: asked, rolls: false });
         };
-        let log = self.log(&seat.log)?;
-        let (lsn, time) = match mark.place {
-            Some(place) if clone => {
-                log.advance(None)?;
-                (Lsn(place), log.time_of(mark.epoch, Lsn(place))?)
-            }
-            _ => mirror::stands(self, &log, source, &mark)?,
-        };
-        let from = Point { epoch: mark.epoch, timeline: 0, lsn, time };
-        let at = from.time.unwrap_or(asked).min(asked);
-        Ok(Mark { from, at, rolls: true })
+        vec![finding(what, Some(fix), true)]
     }
 
-    fn detach(&self, _: &Source) -> Result<(), EngineError> {
-        // A replica leaves nothing on production.
+    const POSITIONS: [&'static str; 3] = [EXECUTED, EXECUTED, WRITTEN];
+    const BEGINS: &'static str = "gtid_purged";
+
+    fn log_status(version: Version) -> &'static str {
+        if version < (8, 2, 0) { "SHOW MASTER STATUS" } else { "SHOW BINARY LOG STATUS" }
+    }
+
+    /// Behind a place stand transactions that were not there when it was the end; or the file's end.
+    fn stands(
+        ask: &dyn Fn(&str) -> Result<String, EngineError>,
+        at: &Coordinates<Self>,
+    ) -> Result<Stands, EngineError> {
+        let event = match ask(&format!("SHOW BINLOG EVENTS IN {} FROM {} LIMIT 1", literal(&at.file), at.byte)) {
+            Err(error) if says(&error, "Could not find target log") => return Ok(Stands::Gone),
+            Err(error) if says(&error, "SHOW BINLOG EVENTS") => return Ok(Stands::Other("no event".to_owned())),
+            asked => asked?,
+        };
+        let fields: Vec<&str> = event.trim_end().split('\t').collect();
+        let (kind, info) = (fields.get(2).copied().unwrap_or_default(), fields.get(5).copied().unwrap_or_default());
+        let gtid = info.split('\'').nth(1).and_then(|text| Gtid::try_from(text.to_owned()).ok());
+        Ok(match (kind, gtid) {
+            ("" | "Rotate" | "Stop", _) => Stands::Same,
+            (kind, Some(gtid)) if kind.starts_with("Gtid") && !at.position.holds(&gtid) => Stands::Same,
+            _ => Stands::Other(format!("{kind} {info}")),
+        })
+    }
+
+    /// Only with the first older programs take the lock that makes the set of transactions that of the data.
+    const DUMP: [&'static str; 2] = ["--source-data=2", "--set-gtid-purged=COMMENTED"];
+    const NOT_COPIED: &'static [&'static str] = &[
+        "component",
+        "engine_cost",
+        "func",
+        "general_log",
+        "gtid_executed",
+        "help_category",
+        "help_keyword",
+        "help_relation",
+        "help_topic",
+        "innodb_index_stats",
+        "innodb_table_stats",
+        "ndb_binlog_index",
+        "plugin",
+        "replication_asynchronous_connection_failover",
+        "replication_asynchronous_connection_failover_managed",
+        "replication_group_configuration_version",
+        "replication_group_member_actions",
+        "server_cost",
+        "servers",
+        "slave_master_info",
+        "slave_relay_log_info",
+        "slave_worker_info",
+        "slow_log",
+    ];
+
+    fn dumped(head: &str, _: &str) -> Option<Self::Position> {
+        let rest = head.split_once("SET @@GLOBAL.GTID_PURGED=")?.1;
+        let quoted = rest.split_once(';')?.0;
+        // `'+UUID:1-5'` or `/*!80000 '+'*/ 'UUID:1-5'`.
+        quoted.split('\'').nth_back(1)?.trim_start_matches('+').parse().ok()
+    }
+
+    fn empty_server(init: &Path) -> (&'static str, Vec<String>) {
+        ("mysqld", vec!["--initialize-insecure".to_owned(), format!("--init-file={}", init.display())])
+    }
+
+    const WANTS_NO_FILE: bool = true;
+
+    fn change(url: &SourceUrl, facts: &Facts) -> String {
+        let mut change = format!(
+            "CHANGE REPLICATION SOURCE TO SOURCE_HOST={}, SOURCE_PORT={}, SOURCE_AUTO_POSITION=1, SOURCE_CONNECT_RETRY=1, \
+             SOURCE_RETRY_COUNT=1000000, SOURCE_HEARTBEAT_PERIOD=2, GET_SOURCE_PUBLIC_KEY=1",
+            literal(url.host.as_deref().unwrap_or("127.0.0.1")),
+            url.port.unwrap_or(3306),
+        );
+        // Production was asked over TLS.
+        if !facts.setting("ssl_cipher").is_empty() {
+            change.push_str(", SOURCE_SSL=1");
+        }
+        if url.query.get("ssl-mode").is_some_and(|mode| mode.eq_ignore_ascii_case("VERIFY_IDENTITY")) {
+            change.push_str(", SOURCE_SSL_VERIFY_SERVER_CERT=1");
+        }
+        for (name, option) in
+            [("ssl-ca", "SOURCE_SSL_CA"), ("ssl-cert", "SOURCE_SSL_CERT"), ("ssl-key", "SOURCE_SSL_KEY")]
+        {
+            if let Some(value) = url.query.get(name) {
+                change.push_str(&format!(", {option}={}", literal(value)));
+            }
+        }
+        change
+    }
+
+    fn credentials(url: &SourceUrl) -> String {
+        format!(
+            " USER = {} PASSWORD = {}",
+            literal(url.user.as_deref().unwrap_or("root")),
+            literal(url.password.as_deref().unwrap_or_default())
+        )
+    }
+
+    /// Tables keep where production is, but the thread stands still without having tried.
+    fn is_fresh(status: &Rows) -> bool {
+        let value = |name: &str| status.value(name).unwrap_or_default();
+        status.rows.is_empty() || value("Replica_IO_Running") == "No" && value("Last_IO_Errno") == "0"
+    }
+
+    /// ER_SOURCE_FATAL_ERROR_READING_BINLOG, by the number of the client or that of the log: what is needed next is
+    /// gone, or production has less than the mirror had from it.
+    const GONE: &'static [u32] = &[1236, 13114];
+    const STILL: &'static [&'static str] = &["FLUSH TABLES WITH READ LOCK", "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"];
+    const GO_ON: &'static str = "UNLOCK TABLES";
+
+    fn server_options(options: &mut Options) {
+        options
+            .set("gtid_mode", "ON")
+            .set("enforce_gtid_consistency", "ON")
+            .set("skip_replica_start", "ON")
+            .set("mysqlx", "OFF")
+            .set("secure_file_priv", "NULL")
+            // What somebody persisted would win over this file.
+            .set("persisted_globals_load", "OFF")
+            .set("loose_innodb_redo_log_capacity", REDO)
+            .set("replica_parallel_workers", "4")
+            .set("replica_preserve_commit_order", "ON");
+    }
+
+    fn mirror_options(options: &mut Options, _: &Path) {
+        options.set("replica_net_timeout", "20");
+    }
+
+    fn clone_options(options: &mut Options, _: &Path, _: &Manner) {
+        // What is replayed is not written again.
+        options.set("log_replica_updates", "OFF");
+    }
+
+    /// Whoever comes over TCP without TLS is refused, while there is none; an open door has TLS and demands none, for the
+    /// clients of MySQL want it for their passwords.
+    fn door(options: &mut Options, open: bool) {
+        if open {
+            options.set("tls_version", "TLSv1.2,TLSv1.3");
+        } else {
+            options.set("require_secure_transport", "ON").set("tls_version", "");
+        }
+    }
+
+    const OPEN: &'static [&'static str] = &[
+        "SET GLOBAL tls_version = 'TLSv1.2,TLSv1.3'",
+        "ALTER INSTANCE RELOAD TLS",
+        "SET GLOBAL require_secure_transport = OFF",
+    ];
+    const OURS: &'static [&'static str] = &[
+        "admin_address",
+        "early_plugin_load",
+        "enforce_gtid_consistency",
+        "gtid_mode",
+        "mysqlx",
+        "persisted_globals_load",
+        "tls_version",
+    ];
+    const KEEPER: &'static [&'static str] = &[
+        "CREATE USER IF NOT EXISTS KEEPER IDENTIFIED WITH caching_sha2_password BY ''",
+        "ALTER USER KEEPER IDENTIFIED WITH caching_sha2_password BY '' ACCOUNT UNLOCK",
+        "GRANT ALL ON *.* TO KEEPER WITH GRANT OPTION",
+        // What nobody may be by another's name.
+        "DELETE FROM mysql.proxies_priv WHERE Proxied_user = 'pando_keeper'",
+    ];
+    const SHUT: &'static [&'static str] = &[
+        "UPDATE mysql.user SET account_locked = 'Y', plugin = 'caching_sha2_password', authentication_string = \
+         '$A$005$THISISACOMBINATIONOFINVALIDSALTANDPASSWORDTHATMUSTNEVERBRBEUSED', User_attributes = \
+         JSON_REMOVE(User_attributes, '$.additional_password', '$.multi_factor_authentication') \
+         WHERE User NOT IN ('pando_keeper', 'mysql.sys', 'mysql.session', 'mysql.infoschema')",
+        "DELETE FROM mysql.password_history",
+        "DELETE FROM mysql.servers",
+        "FLUSH PRIVILEGES",
+    ];
+
+    /// The server leaves passwords out of its logs. The password is said once over the private socket: from then on the
+    /// server knows what proves it, so that clients without TLS can come in, too.
+    fn let_in(session: &mut Session, run: &Path, who: &Credentials) -> Result<(), ClientError> {
+        let (user, password) = (literal(&who.user), who.password.reveal());
+        session.query(&format!("DELETE FROM mysql.user WHERE User = {user}"))?;
+        session.query("FLUSH PRIVILEGES")?;
+        let plain = literal(password);
+        session.query(&format!("CREATE USER {user}@'%' IDENTIFIED WITH caching_sha2_password BY {plain}"))?;
+        session.query(&format!("GRANT ALL PRIVILEGES ON *.* TO {user}@'%' WITH GRANT OPTION"))?;
+        Session::over_socket(&socket(run), &who.user, password, Duration::from_secs(5)).map(drop)
+    }
+
+    fn forget_numbers(version: Version) -> &'static str {
+        if version < (8, 2, 0) { "RESET MASTER" } else { "RESET BINARY LOGS AND GTIDS" }
+    }
+
+    /// Newer clients know `SOURCE` only when they are told to; older ones do not know this option.
+    const CLIENT: &'static [&'static str] = &["--loose-commands"];
+
+    const TRAVELS: Result<(), &'static str> =
+        Err("InnoDB's redo and undo logs keep what production's accounts had, and nothing takes it out of them yet");
+    const TREE: &'static [&'static str] = &["ibdata1", "mysql.ibd"];
+
+    /// Takes the names of binary logs that the log has packed away from a stopped server: it would read their beginnings
+    /// at its start, and they are empty.
+    fn before_start(live: &Path, account: Option<&Account>) -> Result<(), EngineError> {
+        let action = failed("reading the index of a clone's binary log");
+        let index = live.with_file_name("log.index");
+        let text = match fs::read_to_string(&index) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(action(error)),
+        };
+        let is_empty = |name: &str| fs::metadata(live.with_file_name("").join(name)).is_ok_and(|meta| meta.len() == 0);
+        let (gone, kept): (Vec<&str>, Vec<&str>) = text.lines().partition(|name| is_empty(name));
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let kept: String = kept.iter().map(|name| format!("{name}\n")).collect();
+        seat::write(&index, &kept, account)?;
+        gone.iter().try_for_each(|name| {
+            durable::remove_if_there(&live.with_file_name("").join(name)).map(drop).map_err(&action)
+        })
+    }
+
+    fn locks(run: &Path) -> Vec<PathBuf> {
+        vec![socket(run).with_extension("lock")]
+    }
+
+    const RELAY: &'static str = "log-replay";
+    const CHANNEL: &'static str = " FOR CHANNEL 'replay'";
+    /// What the mirror's tree says of production leads nowhere any more.
+    const REPLAY: &'static [&'static str] = &[
+        "RESET REPLICA ALL",
+        "CHANGE REPLICATION SOURCE TO SOURCE_HOST='replay', RELAY_LOG_FILE='log-replay.000001', RELAY_LOG_POS=4 \
+         FOR CHANNEL 'replay'",
+    ];
+
+    fn replay_status(session: &mut Session) -> Result<Rows, ClientError> {
+        match session.query("SHOW REPLICA STATUS FOR CHANNEL 'replay'") {
+            // ER_REPLICA_CHANNEL_DOES_NOT_EXIST
+            Err(ClientError::Server { code: 3074, .. }) => Ok(Rows::default()),
+            other => other,
+        }
+    }
+
+    /// The server looks its relay log through when it opens it, and cuts off what it takes to be broken: MySQL 9.7
+    /// everything from the second `XA COMMIT` of one name on. What was cut off is put back, from a second copy (blocks
+    /// are shared, where the pool can).
+    fn mend(relay: &Path) -> io::Result<()> {
+        let whole = relay.with_extension("whole");
+        let length = |path: &Path| fs::metadata(path).map(|meta| meta.len());
+        match length(&whole) {
+            Ok(all) if length(relay)? < all => fs::copy(&whole, relay).map(drop),
+            Ok(_) => Ok(()),
+            Err(_) => fs::copy(relay, &whole).map(drop),
+        }
+    }
+
+    const IMAGE: [&'static str; 2] = ["mysql", "MYSQL_VERSION"];
+
+    fn container_options(options: &mut Options) {
+        options.set("skip_replica_start", "ON");
+    }
+
+    /// Whoever is inside of the container comes in as the clone's own user, too.
+    const PART: &'static [&'static str] = &[];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m02_what_a_mirror_is_told_for_keeps_has_no_password() -> Result<(), pando_model::SourceUrlError> {
+        let url = "mysql://rep:hunter2@db/blog?ssl-mode=VERIFY_IDENTITY".parse()?;
+        let kept = Mysql::change(&url, &Facts::default());
+        assert!(!kept.contains("hunter2") && !kept.contains("USER"), "{kept}");
+        assert!(kept.contains("SOURCE_SSL_VERIFY_SERVER_CERT=1") && Mysql::credentials(&url).contains("hunter2"));
         Ok(())
-    }
-
-    fn stretches(&self, log: &Path) -> Result<Vec<Stretch>, EngineError> {
-        if log.is_dir() { self.log(log)?.stretches() } else { Ok(Vec::new()) }
-    }
-
-    fn locate(&self, log: &Path, from: &Point, want: Want) -> Result<Option<Point>, EngineError> {
-        self.log(log)?.locate(from, want)
-    }
-
-    fn trim(&self, log: &Path, before: &Point) -> Result<(), EngineError> {
-        self.log(log)?.trim(before)
-    }
-
-    fn stage(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
-        clone::stage(self, seat, source, stage)
-    }
-
-    fn serve(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError> {
-        clone::serve(self, seat, source).map(Some)
-    }
-
-    fn ready(&self, seat: &Seat, source: &Source) -> Result<Readiness, EngineError> {
-        clone::ready(self, seat, source)
-    }
-
-    fn admit(&self, seat: &Seat, source: &Source, credentials: Option<&Credentials>) -> Result<(), EngineError> {
-        clone::admit(self, seat, source, credentials)
-    }
-
-    fn record(&self, _: &Seat, _: &Source) -> Result<Option<UnitPlan>, EngineError> {
-        // The server writes its log itself.
-        Ok(None)
-    }
-
-    fn slim(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
-        self.sessions.drop(&seat.run);
-        clone::slim(seat)
-    }
-
-    fn check_settings(&self, set: &SettingChange) -> Result<(), EngineError> {
-        set.iter().try_for_each(|(name, value)| config::check(name, value))
-    }
-
-    fn execute(&self, seat: &Seat, source: &Source, statements: &str) -> Result<(), EngineError> {
-        clone::execute(self, seat, source, statements)
-    }
-
-    fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {
-        Some(format!(
-            "{}://{}:{}@127.0.0.1:{port}/{}",
-            source.url.scheme,
-            encoded(&credentials.user),
-            encoded(credentials.password.reveal()),
-            encoded(database(source))
-        ))
     }
 }

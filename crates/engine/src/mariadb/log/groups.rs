@@ -10,8 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::binlog::dialect;
-use crate::binlog::event::{Event, FORMAT, Place, u32_at};
+use crate::mysql_family::binlog::dialect;
+use crate::mysql_family::binlog::event::{Event, FORMAT, Place, u32_at};
 
 const QUERY: u8 = 2;
 const STOP: u8 = 3;
@@ -115,7 +115,7 @@ impl dialect::Groups<Gtid> for Groups {
 pub mod forge {
     //! Events as a server writes them, without checksums.
     use super::*;
-    use crate::binlog::event::HEADER;
+    use crate::mysql_family::binlog::event::HEADER;
 
     /// One event.
     pub fn event(when: u32, kind: u8, server: u32, body: &[u8]) -> Vec<u8> {
@@ -170,7 +170,7 @@ pub mod forge {
 mod tests {
     use super::forge::{event, format, gtid, query, rows, xid};
     use super::*;
-    use crate::binlog::dialect::Groups as _;
+    use crate::mysql_family::binlog::dialect::Groups as _;
 
     fn places(bytes: &[u8]) -> Vec<Place<Gtid>> {
         let (mut from, mut groups, mut all) = (bytes, Groups::default(), Vec::new());

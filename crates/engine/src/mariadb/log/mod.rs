@@ -5,17 +5,12 @@ mod position;
 
 use self::groups::{Groups, Gtid};
 pub use self::position::Position;
-use crate::binlog::dialect::Dialect;
-use crate::binlog::index::{Group, Post, committed_by};
+use crate::mysql_family::binlog::dialect::Dialect;
+use crate::mysql_family::binlog::index::{Group, Post, committed_by};
 
 /// The words of MariaDB.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Mariadb {}
-
-/// A log on disk.
-pub type BinLog = crate::binlog::BinLog<Mariadb>;
-/// A look at production.
-pub type Look = crate::binlog::Look<Position>;
 
 impl Dialect for Mariadb {
     type Gtid = Gtid;

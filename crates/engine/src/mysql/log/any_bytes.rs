@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::groups::Groups;
 use super::groups::forge::{head, query, transaction};
 use super::set::GtidSet;
-use crate::binlog::dialect::{Groups as _, Position as _};
-use crate::binlog::event::{Event, Place};
+use crate::mysql_family::binlog::dialect::{Groups as _, Position as _};
+use crate::mysql_family::binlog::event::{Event, Place};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]

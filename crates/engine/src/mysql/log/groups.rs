@@ -10,8 +10,8 @@
 //! log; one that never ends is begun again, and what there was of it counts for nothing.
 
 use super::set::{Gtid, Origin};
-use crate::binlog::dialect;
-use crate::binlog::event::{Event, FORMAT, Place};
+use crate::mysql_family::binlog::dialect;
+use crate::mysql_family::binlog::event::{Event, FORMAT, Place};
 
 const QUERY: u8 = 2;
 const STOP: u8 = 3;
@@ -146,7 +146,7 @@ impl<'a> Varints<'a> {
 pub mod forge {
     //! Events as MySQL writes them, without checksums.
     use super::*;
-    use crate::binlog::event::HEADER;
+    use crate::mysql_family::binlog::event::HEADER;
 
     /// One event.
     pub fn event(kind: u8, body: &[u8]) -> Vec<u8> {
@@ -194,7 +194,7 @@ pub mod forge {
 mod tests {
     use super::forge::{event, gtid, query};
     use super::*;
-    use crate::binlog::dialect::Groups as _;
+    use crate::mysql_family::binlog::dialect::Groups as _;
 
     fn places(bytes: &[u8]) -> String {
         let (mut from, mut groups, mut all) = (bytes, Groups::default(), String::new());

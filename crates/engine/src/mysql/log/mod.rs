@@ -10,17 +10,12 @@ mod set;
 
 use self::groups::Groups;
 pub use self::set::{Gtid, GtidSet};
-use crate::binlog::dialect::Dialect;
-use crate::binlog::index::{Group, Post};
+use crate::mysql_family::binlog::dialect::Dialect;
+use crate::mysql_family::binlog::index::{Group, Post};
 
 /// The words of MySQL.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Mysql {}
-
-/// A log on disk.
-pub type BinLog = crate::binlog::BinLog<Mysql>;
-/// A look at production.
-pub type Look = crate::binlog::Look<GtidSet>;
 
 fn micros(group: &Group<Gtid>) -> i64 {
     i64::try_from(group.when).unwrap_or(i64::MAX)
@@ -60,9 +55,12 @@ mod tests {
 
     use super::groups::forge::{head, transaction};
     use super::*;
-    use crate::binlog::dialect::{Groups as _, Position as _};
-    use crate::binlog::event::{Event, MAGIC, Place};
+    use crate::mysql_family::binlog::Look;
+    use crate::mysql_family::binlog::dialect::{Groups as _, Position as _};
+    use crate::mysql_family::binlog::event::{Event, MAGIC, Place};
     use crate::{Point, Want};
+
+    type BinLog = crate::mysql_family::binlog::BinLog<Mysql>;
 
     const A: &str = "00000000-0000-0000-0000-00000000000a";
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::binlog::dialect::Position;
+use crate::mysql_family::binlog::dialect::Position;
 
 /// Who gave a number: a server, and perhaps a tag.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,6 +64,10 @@ impl Position<Gtid> for GtidSet {
 
     fn reaches(&self, other: &Self) -> bool {
         other.0.iter().all(|(origin, ranges)| ranges.iter().all(|(first, last)| self.covers(origin, *first, *last)))
+    }
+
+    fn came_to(&self, target: &Self) -> bool {
+        self.reaches(target)
     }
 
     fn take(&mut self, gtid: &Gtid) {

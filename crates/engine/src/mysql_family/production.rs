@@ -1,14 +1,15 @@
-//! Talking to production: always through `mysql`, so that authentication, TLS and host lookup are the client's. User
-//! and password travel in an option file of mode 0600 that lives as long as the question.
+//! Talking to production: always through its make's own client, so that authentication, TLS and host lookup are the
+//! client's. User and password travel in an option file of mode 0600 that lives as long as the question.
 
 use pando_host::secret::Secret;
-use pando_host::{Account, Tool, ToolError, durable};
+use pando_host::{Account, ToolError, durable};
 use pando_model::SourceUrl;
 
+use super::install::{Installation, Programs};
 use crate::{EngineError, seat};
 
 /// The address of production as an option file of the clients.
-pub fn options(url: &SourceUrl) -> String {
+pub fn options(programs: &Programs, url: &SourceUrl) -> String {
     let mut text = String::from("[client]\n");
     let mut put = |name: &str, value: &str| {
         text.push_str(&format!("{name}=\"{}\"\n", value.replace('\\', "\\\\").replace('"', "\\\"")));
@@ -26,20 +27,27 @@ pub fn options(url: &SourceUrl) -> String {
     }
     put("user", url.user.as_deref().unwrap_or("root"));
     put("password", url.password.as_deref().unwrap_or_default());
-    // Where there is no TLS a password is encrypted with the server's own key.
-    put("loose-get-server-public-key", "1");
-    for name in ["ssl-mode", "ssl-ca", "ssl-cert", "ssl-key"] {
+    for name in ["ssl-ca", "ssl-cert", "ssl-key"] {
         if let Some(value) = url.query.get(name) {
             put(name, value);
         }
+    }
+    for (name, value) in (programs.secure)(url) {
+        put(name, &value);
     }
     text
 }
 
 /// Runs SQL on production; rows as lines, columns with tabs between them.
-pub fn query(client: &Tool, account: Option<&Account>, url: &SourceUrl, sql: &str) -> Result<String, EngineError> {
+pub fn query(
+    installation: &Installation,
+    account: Option<&Account>,
+    url: &SourceUrl,
+    sql: &str,
+) -> Result<String, EngineError> {
     let path = std::env::temp_dir().join(format!(".pando-{}.cnf", Secret::generate().reveal()));
-    seat::write(&path, &options(url), account)?;
+    let client = installation.client()?;
+    seat::write(&path, &options(installation.programs, url), account)?;
     let done = client
         .command()
         .arg(format!("--defaults-file={}", path.display()))
@@ -67,18 +75,31 @@ fn short(error: ToolError) -> ToolError {
     }
 }
 
+/// Whether production's own words for what went wrong hold a sign.
+pub fn says(error: &EngineError, sign: &str) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.to_string().contains(sign))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mariadb::Mariadb;
+    use crate::mysql::Mysql;
+    use crate::mysql_family::flavor::Flavor;
 
     #[test]
     fn an_address_becomes_an_option_file_that_quotes_its_values() -> Result<(), pando_model::SourceUrlError> {
-        let url: SourceUrl = "mysql://rep:p%22w%5C@db:3307/blog?ssl-mode=REQUIRED".parse()?;
-        let text = options(&url);
-        assert!(text.contains("host=\"db\"\nport=\"3307\"\n") && text.contains("password=\"p\\\"w\\\\\"\n"), "{text}");
-        assert!(text.contains("ssl-mode=\"REQUIRED\"\n"));
-        let local: SourceUrl = "mysql:///blog?socket=/run/mysqld/mysqld.sock".parse()?;
-        assert!(options(&local).contains("socket=\"/run/mysqld/mysqld.sock\"\nprotocol=\"socket\""));
+        let url: SourceUrl = "mysql://rep:p%22w%5C@db:3307/blog?ssl-ca=/x.pem&ssl-mode=REQUIRED".parse()?;
+        for (programs, tls) in [
+            (&Mariadb::PROGRAMS, "ssl-ca=\"/x.pem\"\nssl-verify-server-cert=\"0\"\n"),
+            (&Mysql::PROGRAMS, "ssl-ca=\"/x.pem\"\nloose-get-server-public-key=\"1\"\nssl-mode=\"REQUIRED\"\n"),
+        ] {
+            let text = options(programs, &url);
+            assert!(text.contains("host=\"db\"\nport=\"3307\"\n") && text.ends_with(tls), "{text}");
+            assert!(text.contains("password=\"p\\\"w\\\\\"\n"), "{text}");
+            let local: SourceUrl = "mysql:///blog?socket=/run/mysqld/mysqld.sock".parse()?;
+            assert!(options(programs, &local).contains("socket=\"/run/mysqld/mysqld.sock\"\nprotocol=\"socket\""));
+        }
         Ok(())
     }
 }

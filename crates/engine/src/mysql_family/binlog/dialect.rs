@@ -1,7 +1,8 @@
 //! What MariaDB and MySQL mean differently by the same events: the number of a transaction, a position, where
 //! transactions begin and end, and when they were committed.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
+use std::str::FromStr;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,11 +28,15 @@ pub trait Dialect: Debug + 'static {
 }
 
 /// Which transactions a server has.
-pub trait Position<G>: Debug + Clone + Default + PartialEq + Send + Serialize + DeserializeOwned {
+pub trait Position<G>:
+    Debug + Display + FromStr + Clone + Default + PartialEq + Send + Serialize + DeserializeOwned
+{
     /// Whether it has a transaction.
     fn holds(&self, gtid: &G) -> bool;
     /// Whether it has all that another has.
     fn reaches(&self, other: &Self) -> bool;
+    /// Whether it has come to exactly another, as far as that shows: what a replay waits for.
+    fn came_to(&self, target: &Self) -> bool;
     /// Adds a transaction.
     fn take(&mut self, gtid: &G);
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use pando_host::{Account, Clock, SystemClock};
 
 use super::install::Installation;
-use super::production::query;
-use crate::wire::literal;
+use super::production::{query, says};
+use super::wire::literal;
 use crate::{EngineError, Source};
 
 /// Longest wait for the lock, in seconds: whoever wants to write waits behind it.
@@ -64,13 +64,9 @@ pub fn lower(installation: &Installation, account: Option<&Account>, source: &So
     for id in &ids {
         match query(installation, account, &source.url, &format!("KILL {id}")) {
             // Its time was over meanwhile.
-            Err(error) if error_says(&error, "Unknown thread id") => return Ok(false),
+            Err(error) if says(&error, "Unknown thread id") => return Ok(false),
             outcome => outcome?,
         };
     }
     Ok(!ids.is_empty())
-}
-
-fn error_says(error: &EngineError, sign: &str) -> bool {
-    std::error::Error::source(error).is_some_and(|cause| cause.to_string().contains(sign))
 }

@@ -12,9 +12,10 @@ use super::dialect::Groups as _;
 use super::event::{Event, MAGIC, Place};
 use crate::mariadb::log::groups::Groups;
 use crate::mariadb::log::groups::forge::{format, gtid, rows, transaction, xid};
-use crate::mariadb::log::{BinLog, Position};
+use crate::mariadb::log::{Mariadb, Position};
 use crate::{Point, Want};
 
+type BinLog = super::BinLog<Mariadb>;
 type Done = Result<(), Box<dyn std::error::Error>>;
 
 fn append(log: &BinLog, file: &str, parts: &[Vec<u8>]) {

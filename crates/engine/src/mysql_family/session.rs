@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::wire::{ClientError, Session};
 use crate::EngineError;
-use crate::wire::{ClientError, Session};
 
 /// Who Pando is in its own servers.
 pub const KEEPER: &str = "pando_keeper";
