@@ -22,8 +22,7 @@ mod docker;
 mod etcd;
 mod faults;
 mod loopfs;
-mod mariadb;
-mod mysql;
+mod mysql_family;
 mod netns;
 mod production;
 mod redis;
@@ -39,8 +38,9 @@ pub use etcd::{ETCD_SECRET, Etcd, etcdctl, example_toolkit};
 pub use faults::{Call, Faults};
 use loopfs::unmount;
 pub use loopfs::{FsKind, LoopFs};
-pub use mariadb::{MariadbProduction, mariadb, mariadb_at};
-pub use mysql::{MysqlProduction, mysql_at};
+pub use mysql_family::{
+    FamilyProduction, Make, Mariadb, MariadbProduction, Mysql, MysqlProduction, mariadb, mariadb_at, mysql_at, sql_at,
+};
 pub use netns::Network;
 pub use production::{Production, ProductionOptions};
 pub use redis::{RedisClient, RedisProduction};

@@ -36,6 +36,7 @@ mod machine;
 mod mariadb;
 mod matrix;
 mod mysql;
+mod mysql_family;
 mod odd_production;
 mod oracle;
 mod others;

@@ -129,7 +129,11 @@ impl Flavor for Mariadb {
         let answer = ask(&format!("SELECT BINLOG_GTID_POS({}, {})", literal(&at.file), at.byte))?;
         Ok(match answer.trim() {
             // The file was dropped since, or there is no such place in it.
-            "NULL" => Stands::Gone,
+            "NULL" => {
+                let files = ask("SHOW BINARY LOGS")?;
+                let there = files.lines().any(|line| line.split('\t').next() == Some(&at.file));
+                if there { Stands::Other("nothing".to_owned()) } else { Stands::Gone }
+            }
             text if text.parse() == Ok(at.position.clone()) => Stands::Same,
             text => Stands::Other(text.to_owned()),
         })

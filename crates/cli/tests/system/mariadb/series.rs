@@ -8,8 +8,11 @@ use std::time::Duration;
 use jiff::{Timestamp, Unit};
 use pando_testkit::{Daemon, MariadbProduction, tools};
 
-use super::{ROWS, Stand, at, there};
+use pando_testkit::Mariadb;
+
+use super::{ROWS, Stand, at};
 use crate::any_second::Oracle;
+use crate::mysql_family::Side;
 use crate::stand::PANDO;
 
 /// Some rows, and a whole second between two of them.
@@ -70,7 +73,7 @@ fn main_job(series: &str, prefix: &Path, all: &str) {
 
 #[test]
 fn m13_the_main_job_on_every_series_that_is_here() {
-    if !there() {
+    if Mariadb::daemon().is_none() {
         return;
     }
     let series = tools::all_mariadb();

@@ -7,20 +7,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp, Unit};
-use pando_testkit::{mariadb_at, wait_until};
+use pando_testkit::mariadb_at;
 
-use super::{ROWS, Stand, at};
+use super::{ROWS, Stand, at, second};
 use crate::any_second::Oracle;
 use crate::stand::{Raised, entries};
-
-/// The next whole second, once it is over.
-fn second() -> Timestamp {
-    sleep(Duration::from_millis(1100));
-    let moment =
-        Timestamp::now().round(jiff::TimestampRound::new().smallest(Unit::Second).mode(jiff::RoundMode::Trunc));
-    sleep(Duration::from_millis(1100));
-    moment.unwrap()
-}
 
 const TABLES: [(&str, &str); 5] =
     [("mark", "InnoDB"), ("plain", "MyISAM"), ("aria", "Aria"), ("loose", "Aria TRANSACTIONAL=0"), ("list", "CSV")];
@@ -175,38 +166,6 @@ fn m07_m10_m15_statements_and_their_temporary_tables_are_replayed_from_before_th
     assert_eq!(notes(&stand.copy("blog@now", "now", &[])), "1,2,3");
     stand.json(&["rm", "between", "after", "now"]);
     stand.end(&["keeps temporary tables open"]);
-}
-
-#[test]
-fn m09_a_reset_that_nobody_saw_is_found_when_production_comes_back() {
-    let Some(mut stand) = Stand::new() else { return };
-    stand.production.sql("CREATE TABLE note (n INT PRIMARY KEY); INSERT INTO note VALUES (1)");
-    stand.link(&["--snapshot-every", "2s"]);
-    let before = second();
-    let note = || stand.daemon.home().join("log");
-    let seen = || find(&note(), "seen.json");
-    assert!(wait_until(Duration::from_secs(10), seen), "what was seen of production is not noted");
-    // The daemon and the line are away; meanwhile other transactions get the numbers that the mirror has.
-    stand.daemon.stop();
-    stand.line.cut();
-    let many: String = (100..140).map(|n| format!("INSERT INTO note VALUES ({n});")).collect();
-    stand.production.sql(&format!("RESET MASTER; {many} DELETE FROM note WHERE n BETWEEN 100 AND 130"));
-    stand.line.lead_to(stand.production.port());
-    stand.daemon.resume();
-    let rebased = || stand.json(&["timeline", "blog"])["ranges"].as_array().unwrap().len() == 2;
-    assert!(wait_until(Duration::from_secs(60), rebased), "{}", stand.daemon.log());
-    stand.state("following", 30);
-    let now = stand.copy("blog@now", "now", &[]);
-    let sum = "SELECT COUNT(*), SUM(n) FROM note";
-    assert_eq!(at(&now, sum), stand.production.sql(sum));
-    let old = stand.copy(&format!("blog@{before}"), "old", &[]);
-    assert_eq!(at(&old, sum), "1\t1");
-    stand.json(&["rm", "now", "old"]);
-    stand.end(&["the heartbeat of an app"]);
-}
-
-fn find(dir: &Path, name: &str) -> bool {
-    entries(dir).iter().any(|entry| entry == name || dir.join(entry).is_dir() && find(&dir.join(entry), name))
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! A real MariaDB server that plays production: its own data in a temporary directory, on a free port of
+//! A real MariaDB or MySQL server that plays production: its own data in a temporary directory, on a free port of
 //! loopback and on a unix socket, as an unprivileged account when the test is root.
 
 use std::fs;
+use std::marker::PhantomData;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,23 +15,86 @@ use tempfile::TempDir;
 use crate::production::account;
 use crate::{free_port, tools, wait_until};
 
+/// What differs between the two.
+pub trait Make: Send + Sync {
+    /// What its addresses begin with.
+    const SCHEME: &'static str;
+    /// Its server, which is also the section of its option file.
+    const SERVER: &'static str;
+    /// What its option file holds.
+    const OPTIONS: &'static str;
+    /// What makes an empty server: its program and its options.
+    const INSTALL: &'static [&'static str];
+    /// Where its newest installation is.
+    fn prefix() -> Option<PathBuf>;
+    /// Its client.
+    fn client() -> Option<PathBuf>;
+}
+
+/// MariaDB, as this machine has it.
+#[derive(Debug)]
+pub enum Mariadb {}
+
+impl Make for Mariadb {
+    const SCHEME: &'static str = "mariadb";
+    const SERVER: &'static str = "mariadbd";
+    const OPTIONS: &'static str = "binlog_format=ROW\ninnodb_log_file_size=16M\n";
+    const INSTALL: &'static [&'static str] =
+        &["mariadb-install-db", "--auth-root-authentication-method=normal", "--skip-test-db"];
+
+    fn prefix() -> Option<PathBuf> {
+        Some("/usr".into())
+    }
+
+    fn client() -> Option<PathBuf> {
+        tools::find("mariadb")
+    }
+}
+
+/// MySQL, as `scripts/matrix` brought it.
+#[derive(Debug)]
+pub enum Mysql {}
+
+impl Make for Mysql {
+    const SCHEME: &'static str = "mysql";
+    const SERVER: &'static str = "mysqld";
+    /// No disk is waited for: no test takes the machine's power away here.
+    const OPTIONS: &'static str = "gtid_mode=ON\nenforce_gtid_consistency=ON\nmysqlx=OFF\nsecure_file_priv=NULL\n\
+        innodb_flush_method=nosync\ninnodb_redo_log_capacity=32M\ninnodb_doublewrite=OFF\nsync_binlog=0\n";
+    const INSTALL: &'static [&'static str] = &["mysqld", "--initialize-insecure"];
+
+    fn prefix() -> Option<PathBuf> {
+        tools::mysql()
+    }
+
+    fn client() -> Option<PathBuf> {
+        tools::mysql().map(|prefix| prefix.join("bin/mysql"))
+    }
+}
+
 /// A running (or stopped) production server; gone when dropped.
 #[derive(Debug)]
-pub struct MariadbProduction {
+pub struct FamilyProduction<M: Make> {
     prefix: PathBuf,
     dir: TempDir,
     port: u16,
     child: Option<Child>,
+    make: PhantomData<M>,
 }
 
-impl MariadbProduction {
+/// One of MariaDB.
+pub type MariadbProduction = FamilyProduction<Mariadb>;
+/// One of MySQL.
+pub type MysqlProduction = FamilyProduction<Mysql>;
+
+impl<M: Make> FamilyProduction<M> {
     /// Makes a server with a binary log, the account `rep` (password `prod-secret`, all rights) and the database
     /// `blog`. `conf`: more lines for its option file; they win.
     ///
     /// # Panics
     /// When a program fails; its output is in the message.
     pub fn start(conf: &[&str]) -> Self {
-        Self::start_of(Path::new("/usr"), conf)
+        Self::start_of(&M::prefix().expect("an installed server"), conf)
     }
 
     /// The same of the installation in `prefix`.
@@ -44,27 +108,10 @@ impl MariadbProduction {
         if let Some((uid, gid)) = account() {
             std::os::unix::fs::chown(dir.path(), Some(uid), Some(gid)).expect("giving a directory to the account");
         }
-        let mut made = Self { prefix: prefix.to_owned(), dir, port: free_port(), child: None };
-        let path = |name: &str| made.dir.path().join(name).display().to_string();
-        let mut text = format!(
-            "[mariadbd]\ntmpdir={}\ndatadir={}\nsocket={}\npid-file={}\nport={}\nbind-address=127.0.0.1\nskip-name-resolve\n\
-             log_bin=prod-bin\nserver_id=7\nbinlog_format=ROW\ninnodb_flush_log_at_trx_commit=2\n\
-             innodb_log_file_size=16M\nperformance_schema=OFF\n",
-            // One that starts removes what looks like temporary tables of another.
-            made.dir.path().display(),
-            path("data"),
-            path("s"),
-            path("pid"),
-            made.port
-        );
-        for line in conf {
-            text.push_str(line);
-            text.push('\n');
-        }
-        fs::write(made.options(), text).expect("writing the option file");
-        let mut install = made.command("mariadb-install-db");
-        install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
-        let output = install.output().expect("starting mariadb-install-db");
+        let mut made = Self { prefix: prefix.to_owned(), dir, port: free_port(), child: None, make: PhantomData };
+        made.configure(conf);
+        let (program, options) = M::INSTALL.split_first().expect("a program");
+        let output = made.command(program).args(options).output().expect("starting a program");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         made.resume();
         made.sql(
@@ -72,6 +119,24 @@ impl MariadbProduction {
              CREATE DATABASE blog",
         );
         made
+    }
+
+    fn configure(&self, conf: &[&str]) {
+        let path = |name: &str| self.dir.path().join(name).display().to_string();
+        let text = format!(
+            "[{}]\ntmpdir={}\ndatadir={}\nsocket={}\npid-file={}\nport={}\nbind-address=127.0.0.1\nskip-name-resolve\n\
+             log_bin=prod-bin\nserver_id=7\ninnodb_flush_log_at_trx_commit=2\nperformance_schema=OFF\n{}{}\n",
+            M::SERVER,
+            // One that starts removes what looks like temporary tables of another.
+            self.dir.path().display(),
+            path("data"),
+            path("s"),
+            path("pid"),
+            self.port,
+            M::OPTIONS,
+            conf.join("\n")
+        );
+        fs::write(self.options(), text).expect("writing the option file");
     }
 
     fn options(&self) -> PathBuf {
@@ -97,9 +162,9 @@ impl MariadbProduction {
     pub fn resume(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log"));
         let log = log.expect("opening production's log");
-        let mut server = self.command("mariadbd");
+        let mut server = self.command(M::SERVER);
         server.stdout(log.try_clone().expect("a second handle")).stderr(log);
-        self.child = Some(server.spawn().expect("starting mariadbd"));
+        self.child = Some(server.spawn().expect("starting a server"));
         let answers = wait_until(Duration::from_secs(60), || self.try_sql("SELECT 1").is_ok());
         assert!(answers, "production does not start: {}", self.log());
     }
@@ -136,12 +201,13 @@ impl MariadbProduction {
         let socket = format!("--socket={}", self.dir.path().join("s").display());
         // The database comes with the first statements of a test.
         let there = self.dir.path().join("data/blog").is_dir();
-        mariadb(&[&socket, "--user=root", if there { "--database=blog" } else { "--protocol=socket" }], None, sql)
+        let args = [socket.as_str(), "--user=root", if there { "--database=blog" } else { "--protocol=socket" }];
+        client(&M::client().ok_or("its client is not here")?, &args, None, sql)
     }
 
     /// The address over TCP, password included.
     pub fn url(&self) -> String {
-        format!("mariadb://rep:prod-secret@127.0.0.1:{}/blog", self.port)
+        format!("{}://rep:prod-secret@127.0.0.1:{}/blog", M::SCHEME, self.port)
     }
 
     /// Its port on loopback.
@@ -170,7 +236,7 @@ impl MariadbProduction {
     }
 }
 
-impl Drop for MariadbProduction {
+impl<M: Make> Drop for FamilyProduction<M> {
     fn drop(&mut self) {
         self.end(Signal::KILL);
     }
@@ -184,8 +250,7 @@ pub fn mariadb(args: &[&str], password: Option<&str>, sql: &str) -> Result<Strin
     client(&tools::find("mariadb").ok_or("mariadb is not installed")?, args, password, sql)
 }
 
-/// The same by another client of its kind.
-pub(crate) fn client(program: &Path, args: &[&str], password: Option<&str>, sql: &str) -> Result<String, String> {
+fn client(program: &Path, args: &[&str], password: Option<&str>, sql: &str) -> Result<String, String> {
     let mut client = Command::new(program);
     client.env_clear().env("LC_ALL", "C").stdin(Stdio::null()).arg("--no-defaults").args(args);
     client.args(["--connect-timeout=5", "--batch", "--raw", "--skip-column-names", "--execute", sql]);
@@ -202,11 +267,22 @@ pub(crate) fn client(program: &Path, args: &[&str], password: Option<&str>, sql:
 /// # Errors
 /// What the client printed when it failed.
 pub fn mariadb_at(url: &str, sql: &str) -> Result<String, String> {
-    client_at(&tools::find("mariadb").ok_or("mariadb is not installed")?, url, sql)
+    sql_at::<Mariadb>(url, sql)
 }
 
-/// The same by another client of its kind.
-pub(crate) fn client_at(program: &Path, url: &str, sql: &str) -> Result<String, String> {
+/// Runs MySQL's client on statements at an address.
+///
+/// # Errors
+/// What the client printed when it failed.
+pub fn mysql_at(url: &str, sql: &str) -> Result<String, String> {
+    sql_at::<Mysql>(url, sql)
+}
+
+/// Runs a make's client on statements at an address.
+///
+/// # Errors
+/// What the client printed when it failed.
+pub fn sql_at<M: Make>(url: &str, sql: &str) -> Result<String, String> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (login, place) = rest.rsplit_once('@').ok_or("an address without a user")?;
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
@@ -220,5 +296,5 @@ pub(crate) fn client_at(program: &Path, url: &str, sql: &str) -> Result<String, 
         "--protocol=tcp".to_owned(),
     ];
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    client(program, &args, Some(password), sql)
+    client(&M::client().ok_or("its client is not here")?, &args, Some(password), sql)
 }
