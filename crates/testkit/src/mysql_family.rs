@@ -169,6 +169,16 @@ impl<M: Make> FamilyProduction<M> {
         assert!(answers, "production does not start: {}", self.log());
     }
 
+    /// Goes on as a server of another installation, as after an upgrade.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn move_to(&mut self, prefix: &Path) {
+        self.stop();
+        prefix.clone_into(&mut self.prefix);
+        self.resume();
+    }
+
     /// Stops it and waits.
     pub fn stop(&mut self) {
         self.end(Signal::TERM);

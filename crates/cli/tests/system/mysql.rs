@@ -1,8 +1,11 @@
 //! MySQL as production: the tests it shares with MariaDB (`mysql_family`), and its own.
 
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
-use pando_testkit::{Daemon, MariadbProduction, Mysql, mariadb_at, tools};
+use jiff::Timestamp;
+use pando_testkit::{Daemon, Docker, Image, MariadbProduction, Mysql, MysqlProduction, mariadb_at, tools};
 
 use crate::mysql_family::{self, Side, shared_tests, url};
 use crate::stand::PANDO;
@@ -51,6 +54,39 @@ fn m08_without_numbers_of_transactions_what_gives_them_is_said() {
     assert!(refused.contains("SET PERSIST gtid_mode = ON;"), "{refused}");
     stand.production.sql("SET GLOBAL gtid_mode = ON");
     stand.link(&[]);
+    stand.end(&[]);
+}
+
+#[test]
+fn a_clone_lives_in_a_container() {
+    let there = tools::require_mysql() && tools::require("mkfs.btrfs");
+    let Some(prefix) = there.then(tools::mysql).flatten() else { return };
+    let Some(docker) = Docker::start() else { return };
+    let image = docker.image(Image::Mysql);
+    let env = [("PANDO_MYSQL", prefix.display().to_string()), ("DOCKER_HOST", docker.host())];
+    let daemon = Daemon::start_with(Path::new(PANDO), &env.each_ref().map(|(name, value)| (*name, value.as_str())));
+    let stand = Stand::over(daemon, MysqlProduction::start(&[]));
+    stand.production.sql("CREATE TABLE note (n INT PRIMARY KEY); INSERT INTO note VALUES (1)");
+    stand.link(&[]);
+    let url = stand.copy("blog@now", "dev", &["--runtime", "docker", "--record"]);
+    let notes = || mysql_family::at::<Mysql>(&url, "SELECT GROUP_CONCAT(n ORDER BY n) FROM note");
+    assert_eq!(notes(), "1");
+    let container = stand.json(&["show", "dev"])["sources"]["db"]["container"].clone();
+    assert!(container["image"].as_str().is_some_and(|used| used.contains(&image)), "{container}");
+    mysql_family::at::<Mysql>(&url, "INSERT INTO note VALUES (2)");
+    sleep(Duration::from_millis(300));
+    let before = Timestamp::now();
+    sleep(Duration::from_millis(300));
+    mysql_family::at::<Mysql>(&url, "DELETE FROM note");
+    stand.json(&["rewind", &format!("dev@{before}")]);
+    assert_eq!(notes(), "1,2");
+    stand.json(&["stop", "dev"]);
+    stand.json(&["start", "dev"]);
+    assert_eq!(notes(), "1,2");
+    // A server of another series does not get to the data.
+    let refused = stand.fails(4, &["clone", "blog", "other", "--runtime", "docker", "--image", "db=mariadb:10.11"]);
+    assert!(refused.contains("mariadb:10.11"), "{refused}");
+    stand.json(&["rm", "dev"]);
     stand.end(&[]);
 }
 

@@ -168,6 +168,9 @@ fn replay<F: Flavor>(
 ) -> Result<Replay, ClientError> {
     let status = F::replay_status(session)?;
     if status.rows.is_empty() {
+        if let Err(error) = F::mend(relay) {
+            return Ok(Replay::Failed(error.to_string()));
+        }
         session.run(F::REPLAY.iter().copied())?;
         return start::<F>(session, relay, "its beginning");
     }

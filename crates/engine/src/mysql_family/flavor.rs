@@ -178,7 +178,7 @@ pub trait Flavor: Dialect + Clone + PartialEq + Send + Sync {
     fn replay_status(session: &mut Session) -> Result<Rows, ClientError> {
         session.query("SHOW REPLICA STATUS")
     }
-    /// Makes a relay log whole before it is read.
+    /// Makes a relay log whole: before the server hears of it, and before each time it reads it.
     fn mend(_: &Path) -> std::io::Result<()> {
         Ok(())
     }

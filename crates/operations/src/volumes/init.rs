@@ -40,6 +40,13 @@ fn server(name: &Name, held: &Held) -> Option<Server> {
             test: r#"["CMD", "mariadb", "--execute", "SELECT 1"]"#.to_owned(),
             url: format!("mysql://pando:${{PASSWORD}}@{name}/{database}"),
         },
+        EngineKind::Mysql => Server {
+            path: "/var/lib/mysql",
+            command: Some("--defaults-extra-file=/var/lib/mysql/pando.cnf"),
+            environment: Some("MYSQL_PWD: ${PASSWORD}"),
+            test: r#"["CMD", "mysql", "--host", "127.0.0.1", "--user", "pando", "--execute", "SELECT 1"]"#.to_owned(),
+            url: format!("mysql://pando:${{PASSWORD}}@{name}/{database}"),
+        },
         EngineKind::Redis => Server {
             path: "/data",
             command: Some("redis-server /data/pando.conf"),

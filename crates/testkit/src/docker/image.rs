@@ -19,6 +19,8 @@ pub enum Image {
     Postgres,
     /// `mariadb:SERIES`, such as 10.11, also named by its exact version.
     Mariadb,
+    /// `mysql:SERIES`, such as 9.7, also named by its exact version: what `scripts/matrix` brought.
+    Mysql,
     /// `redis:SERIES`, such as 7.0, also named by its exact version.
     Redis,
 }
@@ -55,6 +57,7 @@ impl Image {
         match self {
             Self::Postgres => postgres(),
             Self::Mariadb => mariadb(),
+            Self::Mysql => mysql(),
             Self::Redis => redis(),
         }
     }
@@ -158,6 +161,49 @@ fn mariadb() -> Recipe {
             ("etc/mysql/my.cnf", "[mariadbd]\nskip-name-resolve\n!includedir /etc/mysql/conf.d/\n"),
             ("etc/mysql/conf.d/README.cnf", "# More options: files that end in .cnf\n"),
         ],
+        account: ("mysql", 999),
+        dirs: &["var/lib/mysql", "run/mysqld"],
+    }
+}
+
+/// "/x/mysqld  Ver 9.7.4-2 for Linux on x86_64 ((Debian))"
+fn mysql() -> Recipe {
+    let prefix = tools::mysql().expect("MySQL (scripts/matrix install mysql-sid)");
+    let printed = tools::run(prefix.join("sbin/mysqld"), &["--no-defaults", "--version"]);
+    let version = printed.split("Ver ").nth(1).and_then(|rest| rest.split(['-', ' ']).next());
+    let version = version.expect("a version of MySQL").to_owned();
+    let (sbin, bin) = (prefix.join("sbin"), prefix.join("bin"));
+    Recipe {
+        name: "mysql",
+        major: series(&version),
+        settings: vec![
+            "ENTRYPOINT [\"docker-entrypoint.sh\"]".to_owned(),
+            "CMD [\"mysqld\"]".to_owned(),
+            "EXPOSE 3306".to_owned(),
+            "VOLUME /var/lib/mysql".to_owned(),
+            format!("ENV LANG=C.UTF-8 MYSQL_VERSION={version}-1.el9"),
+            format!(
+                "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{}:{}",
+                sbin.display(),
+                bin.display()
+            ),
+        ],
+        version,
+        // They look for their own loader and libraries where they were unpacked, by this link.
+        content: vec![
+            sbin.join("mysqld"),
+            bin.join("mysql"),
+            prefix.join("share/mysql"),
+            prefix.with_file_name("lib"),
+            "/usr/share/zoneinfo".into(),
+        ],
+        without: &["/gconv/", "/perl", "/mysql/plugin/", "/systemd/", "/zoneinfo/right/"],
+        entrypoint: include_str!("mysql.sh"),
+        written: &[(
+            "etc/mysql/my.cnf",
+            "[mysqld]\nskip-name-resolve\ndatadir=/var/lib/mysql\nsocket=/run/mysqld/mysqld.sock\nmysqlx=OFF\n\
+             [client]\nsocket=/run/mysqld/mysqld.sock\n",
+        )],
         account: ("mysql", 999),
         dirs: &["var/lib/mysql", "run/mysqld"],
     }

@@ -6,11 +6,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use jiff::{Timestamp, Unit};
-use pando_testkit::{Daemon, MariadbProduction, tools};
+use pando_testkit::{Daemon, Mariadb, MariadbProduction, tools, wait_until};
 
-use pando_testkit::Mariadb;
-
-use super::{ROWS, Stand, at};
+use super::{ROWS, Stand, at, second};
 use crate::any_second::Oracle;
 use crate::mysql_family::Side;
 use crate::stand::PANDO;
@@ -85,4 +83,48 @@ fn m13_the_main_job_on_every_series_that_is_here() {
         eprintln!("MariaDB {series}, of {}", prefix.display());
         main_job(series, prefix, &all.join(":"));
     }
+}
+
+#[test]
+fn m13_a_production_that_moved_to_another_series_is_told_and_what_was_before_stays() {
+    if Mariadb::daemon().is_none() {
+        return;
+    }
+    let series = tools::all_mariadb();
+    let own = series.iter().find(|(_, prefix)| prefix.as_path() == Path::new("/usr")).map(|(series, _)| series.clone());
+    let newer = series.iter().find(|(_, prefix)| prefix.ends_with("mariadb-11.8/usr"));
+    let (Some(own), Some((moved, prefix))) = (own, newer) else {
+        let _ = tools::skip("two series of MariaDB (scripts/matrix install mariadb-11.8)");
+        return;
+    };
+    let daemon = Daemon::start_with(Path::new(PANDO), &[("PANDO_MARIADB", "/usr")]);
+    let mut stand = Stand::over(daemon, MariadbProduction::start(&[]));
+    stand.production.sql("CREATE TABLE note (n INT PRIMARY KEY); INSERT INTO note VALUES (1)");
+    stand.link(&["--snapshot-every", "2s"]);
+    let before = second();
+    stand.production.move_to(prefix);
+    let socket = format!("--socket={}", stand.production.socket().display());
+    tools::run(prefix.join("bin/mariadb-upgrade"), &["--no-defaults", &socket, "--user=root"]);
+    // There is no such server here: what is missing is said, and what was before is still served.
+    let told = || stand.json(&["show", "blog"])["problem"].as_str().unwrap_or_default().to_owned();
+    let said = || told().contains(&format!("production is MariaDB {moved}")) && told().contains("apt-get install");
+    assert!(wait_until(Duration::from_secs(60), said), "{}\n{}", told(), stand.daemon.log());
+    assert_eq!(stand.json(&["show", "blog"])["state"], "disconnected");
+    stand.production.sql("INSERT INTO note VALUES (2)");
+    let notes = |url: &str| at(url, "SELECT GROUP_CONCAT(n ORDER BY n) FROM note");
+    assert_eq!(notes(&stand.copy(&format!("blog@{before}"), "old", &[])), "1");
+    // Now there is one: the mirror is made anew, and each moment is served by the series that it was of.
+    stand.daemon.stop();
+    stand.daemon.set_env(&[("PANDO_MARIADB", &prefix.display().to_string())]);
+    stand.daemon.resume();
+    let rebased = || stand.json(&["timeline", "blog"])["ranges"].as_array().unwrap().len() == 2;
+    assert!(wait_until(Duration::from_secs(120), rebased), "{}", stand.daemon.log());
+    stand.state("following", 30);
+    let version = |url: &str| at(url, "SELECT SUBSTRING_INDEX(VERSION(), '.', 2)");
+    let now = stand.copy("blog@now", "now", &[]);
+    assert_eq!((notes(&now), version(&now)), ("1,2".to_owned(), moved.clone()));
+    let older = stand.copy(&format!("blog@{before}"), "older", &[]);
+    assert_eq!((notes(&older), version(&older)), ("1".to_owned(), own));
+    stand.json(&["rm", "now", "old", "older"]);
+    stand.end(&["the heartbeat of an app"]);
 }

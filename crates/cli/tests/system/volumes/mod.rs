@@ -4,6 +4,7 @@ mod docker;
 mod driver;
 mod empty;
 mod engines;
+mod mysql;
 mod podman;
 mod project;
 mod set_back;
