@@ -118,8 +118,9 @@ impl Flavor for Mariadb {
         false
     }
 
-    const POSITIONS: [&'static str; 3] =
-        ["SELECT @@gtid_slave_pos", "SELECT @@gtid_binlog_pos", "SELECT @@gtid_binlog_pos"];
+    const APPLIED: &'static str = "SELECT @@gtid_slave_pos";
+    const COMMITTED: &'static str = "SELECT @@gtid_binlog_pos";
+    const WRITTEN: &'static str = Self::COMMITTED;
     const BEGINS: &'static str = "gtid_slave_pos";
 
     fn stands(

@@ -37,11 +37,6 @@ pub type MysqlEngine = FamilyEngine<Mysql>;
 const INSTALL: &str = "apt-get install mysql-server-core mysql-client-core  # of production's series; Debian has them in \
     its unstable release alone: `scripts/matrix install mysql-sid` unpacks them, and `pando serve --mysql DIR` uses them";
 
-/// What a server has, on one line.
-const EXECUTED: &str = "SELECT REPLACE(@@GLOBAL.gtid_executed, '\\n', '')";
-/// What it had before this run of its log is in no file of it.
-const WRITTEN: &str = "SELECT REPLACE(GTID_SUBTRACT(@@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged), '\\n', '')";
-
 fn install(_: &str) -> &'static str {
     INSTALL
 }
@@ -96,7 +91,12 @@ impl Flavor for Mysql {
         vec![finding(what, Some(fix), true)]
     }
 
-    const POSITIONS: [&'static str; 3] = [EXECUTED, EXECUTED, WRITTEN];
+    /// On one line.
+    const APPLIED: &'static str = "SELECT REPLACE(@@GLOBAL.gtid_executed, '\\n', '')";
+    const COMMITTED: &'static str = Self::APPLIED;
+    /// What it had before is in no file of it.
+    const WRITTEN: &'static str =
+        "SELECT REPLACE(GTID_SUBTRACT(@@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged), '\\n', '')";
     const BEGINS: &'static str = "gtid_purged";
 
     fn log_status(version: Version) -> &'static str {

@@ -39,11 +39,12 @@ pub fn stage<F: Flavor>(
     source: &Source,
     stage: &Stage,
 ) -> Result<(), EngineError> {
-    let facts = engine.facts(source)?;
+    let wrote = Tree::<F>::find(&seat.data)?;
+    let facts = engine.facts_of(wrote.as_ref(), source)?;
     engine.sessions.drop(&seat.run);
     seat::private_dir(&seat.run, seat.account.as_ref())?;
     let mark = Mark::<F>::read(&seat.data)?;
-    let version = Tree::<F>::find(&seat.data)?.map(|tree| tree.version).unwrap_or_default();
+    let version = wrote.map(|tree| tree.version).unwrap_or_default();
     let prepared = seat.data.join(PREPARED).exists();
     tree::clean(&seat.data)?;
     // The server wants the directory of its relay logs, also where there are none.
@@ -61,7 +62,8 @@ pub fn stage<F: Flavor>(
     // Production's accounts are shut in a prepared tree: its door may stand open from the start.
     let manner = Manner { port: stage.port, profile: stage.profile, set: stage.set.clone(), record, open: prepared };
     let before = Before::of(Some(&manner));
-    configure(seat, &facts, &Tree::<F> { epoch, manner: Some(manner), replay, version }, &before)
+    let settings = facts.settings.clone();
+    configure(seat, &facts, &Tree::<F> { epoch, manner: Some(manner), replay, version, settings }, &before)
 }
 
 /// What a clone replays.
@@ -98,11 +100,11 @@ fn bring<F: Flavor>(
 /// The server's unit. A tree that records into a stretch which is not the newest (after an undo it is another tree
 /// than the one that was recorded last) begins one of its own.
 pub fn serve<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {
-    let facts = engine.facts(source)?;
     engine.sessions.drop(&seat.run);
     seat::private_dir(&seat.run, seat.account.as_ref())?;
     let mut tree = Tree::<F>::read(&seat.data)?;
-    let version = engine.serving(Some(&tree), &facts)?.version;
+    let facts = engine.facts_of(Some(&tree), source)?;
+    let version = engine.installation(&facts)?.version;
     tree.suits(version)?;
     let mut changed = tree.version != version;
     tree.version = version;
@@ -145,7 +147,7 @@ pub fn ready<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source) 
         Ok(Replay::Done) => {
             if tree.replay.take().is_some() {
                 seat::empty(&seat.data.join(REPLAY))?;
-                configure(seat, &engine.facts(source)?, &tree, &Before::of(tree.manner.as_ref()))?;
+                configure(seat, &engine.facts_of(Some(&tree), source)?, &tree, &Before::of(tree.manner.as_ref()))?;
             }
             Ok(Readiness::Ready)
         }
@@ -178,8 +180,7 @@ fn replay<F: Flavor>(
     if value("Last_SQL_Errno") != "0" {
         return Ok(Replay::Failed(value("Last_SQL_Error")));
     }
-    let [applied, ..] = F::POSITIONS;
-    let at = session.query(applied)?.first(0).unwrap_or_default().to_owned();
+    let at = session.query(F::APPLIED)?.first(0).unwrap_or_default().to_owned();
     if !at.parse::<F::Position>().is_ok_and(|at| at.came_to(target)) {
         return match value(&format!("{}_SQL_Running", F::REPLICA)).as_str() {
             "No" => start::<F>(session, relay, &at),
@@ -240,7 +241,7 @@ pub fn admit<F: Flavor>(
     });
     done.map_err(failed("cutting a clone off production"))?;
     if !was_open && credentials.is_some() {
-        configure(seat, &engine.facts(source)?, &tree, &Before::Nothing)?;
+        configure(seat, &engine.facts_of(Some(&tree), source)?, &tree, &Before::Nothing)?;
     }
     if credentials.is_some() && tree.manner.as_ref().is_some_and(|manner| manner.profile == Profile::Durable) {
         // MariaDB's accounts lie in tables that do not know transactions.
@@ -272,7 +273,7 @@ pub fn execute<F: Flavor>(
     let end = if statements.trim_end().ends_with(';') { "" } else { "\n;" };
     let text = format!("SET SESSION autocommit = 0;\n{statements}{end}\nCOMMIT;\n");
     seat::write(&file, &text, seat.account.as_ref())?;
-    let client = engine.installation(&engine.facts(source)?)?.client()?;
+    let client = engine.installation(&engine.facts_of(Tree::find(&seat.data)?.as_ref(), source)?)?.client()?;
     let mut command = client.command().args(own_client::<F>(&seat.run));
     command = command.arg(format!("--execute=SOURCE {}", file.display()));
     if let Some(database) = source.url.database() {
@@ -285,11 +286,11 @@ pub fn execute<F: Flavor>(
 
 /// A tree that was stopped: what a clone of it does not need goes.
 pub fn slim<F: Flavor>(seat: &Seat) -> Result<(), EngineError> {
-    let version = Tree::<F>::find(&seat.data)?.map(|tree| tree.version).unwrap_or_default();
+    let wrote = Tree::<F>::find(&seat.data)?;
     tree::clean(&seat.data)?;
     if !F::slim(&seat.data)? {
         tracing::warn!(tree = %seat.data.display(), "a log in it is of an unknown form: what it holds was left there");
     }
-    tree::remember::<F>(&seat.data, version, seat.account.as_ref())?;
+    tree::remember(&seat.data, wrote, seat.account.as_ref())?;
     seat::write(&seat.data.join(PREPARED), "", seat.account.as_ref())
 }

@@ -126,7 +126,7 @@ pub fn configure<F: Flavor>(
     seat: &Seat,
     source: &Source,
 ) -> Result<(), EngineError> {
-    let tree = Tree::<F>::of_mirror(None, engine.installation(facts)?.version);
+    let tree = Tree::<F>::of_mirror(None, engine.installation(facts)?.version, facts);
     let live = seat.run.join("log");
     tree.configure(&place(seat, source, facts), facts, &live, &Before::Nothing, seat.account.as_ref())
 }
@@ -182,7 +182,7 @@ pub fn settle<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source)
     };
     let log = engine.log(&seat.log)?;
     let epoch = log.begin_epoch(&begin, account)?;
-    let tree = Tree::<F>::of_mirror(Some(epoch), engine.installation(&facts)?.version);
+    let tree = Tree::<F>::of_mirror(Some(epoch), engine.installation(&facts)?.version, &facts);
     tree.configure(&place(seat, source, &facts), &facts, &log.live(epoch), &Before::Nothing, account)?;
     // Where the first copy stands is said to the mirror when it is first asked to follow.
     Mark::<F> { epoch, position: begin, place: None }.write(&seat.data, account)?;

@@ -57,8 +57,12 @@ pub trait Flavor: Dialect + Clone + PartialEq + Send + Sync {
 
     // --- Where a server is ---------------------------------------------------------------------------------------
 
-    /// What a server has applied; what it has committed itself; what of that is in this run of its own log.
-    const POSITIONS: [&'static str; 3];
+    /// Asks what a server has applied of another's log.
+    const APPLIED: &'static str;
+    /// Asks what production has committed.
+    const COMMITTED: &'static str;
+    /// Asks what of that a recording clone has in this run of its own log.
+    const WRITTEN: &'static str;
     /// The variable that a replica goes on from.
     const BEGINS: &'static str;
     /// What shows the end of a server's log.

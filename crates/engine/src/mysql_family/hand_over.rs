@@ -9,7 +9,7 @@ use super::config::{FILE, Options};
 use super::facts::{Facts, shared};
 use super::flavor::Flavor;
 use super::session::{KEEPER, failed, socket_there};
-use super::tree;
+use super::tree::{self, Tree};
 use crate::postgres::tree::owner;
 use crate::{EngineError, Seat, Source, Stage, seat};
 
@@ -36,10 +36,11 @@ pub fn hand_over<F: Flavor>(
     stage: &Stage,
 ) -> Result<(), EngineError> {
     let account = owner(&seat.data)?;
+    let facts = engine.facts_of(Tree::find(&seat.data)?.as_ref(), source)?;
     if !tree::is_handed_over(&seat.data) {
         tree::clean(&seat.data)?;
     }
-    let options = options::<F>(&engine.facts(source)?, stage.profile, &stage.set);
+    let options = options::<F>(&facts, stage.profile, &stage.set);
     seat::write(&seat.data.join(FILE), &options.text(), Some(&account))
 }
 

@@ -45,7 +45,7 @@ pub fn text(path: &Path) -> String {
 
 /// A server's unit on a tree.
 pub fn server<F: Flavor>(engine: &FamilyEngine<F>, facts: &Facts, seat: &Seat) -> Result<UnitPlan, EngineError> {
-    let installation = engine.serving(Tree::<F>::find(&seat.data)?.as_ref(), facts)?;
+    let installation = engine.installation(facts)?;
     Ok(UnitPlan {
         role: "server",
         program: installation.tool(F::PROGRAMS.server)?.path().to_owned(),
@@ -64,17 +64,17 @@ pub fn server<F: Flavor>(engine: &FamilyEngine<F>, facts: &Facts, seat: &Seat) -
 
 /// The unit that keeps the mirror up to date. The server begins to receive anew.
 pub fn follow<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {
-    let facts = engine.facts(source)?;
+    let before = Tree::<F>::read(&seat.data)?;
+    let facts = engine.facts_of(Some(&before), source)?;
     engine.sessions.drop(&seat.run);
     let log = engine.log(&seat.log)?;
     let epoch = log.current_epoch().ok_or_else(|| EngineError::Invalid("the mirror has no log yet".to_owned()))?;
     log.clear_live(epoch)?;
     // After a reboot the directory for sockets is gone.
     seat::private_dir(&seat.run, seat.account.as_ref())?;
-    let before = Tree::<F>::read(&seat.data)?;
-    let version = engine.serving(Some(&before), &facts)?.version;
+    let version = engine.installation(&facts)?.version;
     before.suits(version)?;
-    let tree = Tree::<F>::of_mirror(Some(epoch), version);
+    let tree = Tree::<F>::of_mirror(Some(epoch), version, &facts);
     tree.configure(&place(seat, source, &facts), &facts, &log.live(epoch), &Before::Nothing, seat.account.as_ref())?;
     server(engine, &facts, seat)
 }
@@ -83,10 +83,9 @@ pub fn follow<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source)
 fn begin_following<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source) -> Result<(), EngineError> {
     let facts = engine.facts(source)?;
     let first = Mark::<F>::read(&seat.data)?.filter(|_| !engine.sessions.is_held(&seat.run));
-    let [applied, ..] = F::POSITIONS;
     let begun = engine.sessions.with(&seat.run, |session| {
         session.run(["STOP REPLICA", "RESET REPLICA ALL"])?;
-        let known = session.query(applied)?;
+        let known = session.query(F::APPLIED)?;
         if let Some(mark) = &first
             && known.first(0).unwrap_or_default().is_empty()
         {
@@ -151,7 +150,7 @@ type Looked<F> = (Look<<F as super::binlog::dialect::Dialect>::Position>, Option
 
 /// Position, clock and position of production, in this order; and where that is in its files.
 fn look<F: Flavor>(engine: &FamilyEngine<F>, facts: &Facts, source: &Source) -> Result<Looked<F>, EngineError> {
-    let [_, committed, _] = F::POSITIONS;
+    let committed = F::COMMITTED;
     let end = F::log_status(facts.numbers());
     let answer = engine.ask(facts, source, &format!("{committed}; {CLOCK}; SELECT @@server_id; {end}; {committed}"))?;
     let lines: Vec<&str> = answer.lines().collect();
@@ -260,14 +259,13 @@ pub fn hold<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat) -> Result<(), Engi
         return Ok(());
     }
     let epoch = Tree::<F>::read(&seat.data)?.epoch.unwrap_or(0);
-    let [applied, ..] = F::POSITIONS;
     let held = || -> Result<_, ClientError> {
         let mut session = connect(&seat.run)?;
         session.query("SET SESSION lock_wait_timeout = 60")?;
         if !stop_applying::<F>(&mut session)? {
             return Ok(None);
         }
-        match session.run(F::STILL.iter().copied()).and_then(|_| session.query(applied)) {
+        match session.run(F::STILL.iter().copied()).and_then(|_| session.query(F::APPLIED)) {
             Ok(rows) => Ok(Some((session, rows.first(0).unwrap_or_default().to_owned()))),
             Err(error) => {
                 session.query("START REPLICA SQL_THREAD")?;

@@ -52,7 +52,7 @@ use self::binlog::BinLog;
 use self::facts::Facts;
 use self::flavor::Flavor;
 use self::identity::Seen;
-use self::install::{Installation, Installations};
+use self::install::{Installation, Installations, words};
 pub use self::mirror::{server, text};
 use self::session::Sessions;
 use self::tree::{Mark as TreeMark, Tree};
@@ -107,11 +107,16 @@ impl<F: Flavor> FamilyEngine<F> {
         self.installations.of(facts.series())
     }
 
-    /// The installation that serves a tree: of the series that wrote it, which need not be production's any more.
-    fn serving(&self, tree: Option<&Tree<F>>, facts: &Facts) -> Result<&Installation, EngineError> {
-        match tree.map(|tree| tree.version).filter(|version| *version != (0, 0, 0)) {
-            Some((major, minor, _)) => self.installations.of((major, minor)),
-            None => self.installation(facts),
+    /// What was known of production when it was of the series that wrote a tree, which is served by that.
+    fn facts_of(&self, tree: Option<&Tree<F>>, source: &Source) -> Result<Facts, EngineError> {
+        let facts = self.facts(source)?;
+        let (major, minor, _) = tree.map(|tree| tree.version).unwrap_or_default();
+        match tree.filter(|_| (major, minor) != (0, 0) && (major, minor) != facts.series()) {
+            Some(tree) => {
+                let then = Facts { version: words(tree.version), settings: tree.settings.clone(), ..facts };
+                travel::plain(&then).map(|()| then)
+            }
+            None => Ok(facts),
         }
     }
 
@@ -349,10 +354,8 @@ impl<F: Flavor> Engine for FamilyEngine<F> {
     }
 
     fn image(&self, seat: &Seat, source: &Source) -> Result<Option<String>, EngineError> {
-        let linked = self.facts(source)?.numbers();
-        let wrote = Tree::<F>::find(&seat.data)?.map(|tree| tree.version).filter(|version| *version != (0, 0, 0));
-        let moved = wrote.filter(|wrote| (wrote.0, wrote.1) != (linked.0, linked.1));
-        Ok(Some(image::official::<F>(moved.unwrap_or(linked))))
+        let facts = self.facts_of(Tree::find(&seat.data)?.as_ref(), source)?;
+        Ok(Some(image::official::<F>(facts.numbers())))
     }
 
     fn image_look(&self, _: &Source) -> Result<Option<ImageLook>, EngineError> {
@@ -368,9 +371,8 @@ impl<F: Flavor> Engine for FamilyEngine<F> {
     }
 
     fn suits(&self, seat: &Seat, source: &Source, content: &ImageContent) -> Result<Vec<Finding>, EngineError> {
-        let tree = Tree::<F>::find(&seat.data)?;
-        let here = self.serving(tree.as_ref(), &self.facts(source)?)?;
-        Ok(image::suits::<F>(here.version, content))
+        let facts = self.facts_of(Tree::find(&seat.data)?.as_ref(), source)?;
+        Ok(image::suits::<F>(self.installation(&facts)?.version, content))
     }
 
     fn baked(&self, env: &dyn Fn(&str) -> Option<String>) -> Option<Baked> {

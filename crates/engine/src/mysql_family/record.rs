@@ -55,11 +55,10 @@ pub fn release<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat) -> Result<(), E
 
 /// Lets the log of a recording clone advance, and says how far it is.
 pub fn pulse<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat) -> Result<Pulse, EngineError> {
-    let [.., written] = F::POSITIONS;
     let log = engine.log(&seat.log)?;
     let asked = engine.sessions.with(&seat.run, |session| {
         let mut ask = |sql| session.query(sql).map(|rows| rows.first(0).unwrap_or_default().to_owned());
-        Ok([ask(written)?, ask(CLOCK)?, ask(written)?])
+        Ok([ask(F::WRITTEN)?, ask(CLOCK)?, ask(F::WRITTEN)?])
     });
     let mut changed = log.advance(None)?;
     let [before, clock, after] = match asked {

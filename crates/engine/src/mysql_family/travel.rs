@@ -21,13 +21,19 @@ pub fn fits<F: Flavor>(installations: &Installations, facts: &Facts) -> Result<(
     if let Err(why) = F::TRAVELS {
         return Err(EngineError::Invalid(format!("{} sources do not travel: {why}", F::KIND)));
     }
+    plain(facts)?;
+    installations.of(facts.series()).map(drop)
+}
+
+/// Whether facts are values that may be written into an option file.
+pub fn plain(facts: &Facts) -> Result<(), EngineError> {
     let texts = facts.settings.iter().flat_map(|(name, value)| [name, value]).chain([&facts.version, &facts.role]);
     let strange = |text: &&String| text.len() > 1000 || text.contains(char::is_control);
     if let Some(text) = texts.chain(&facts.rights).find(strange) {
         let shown: String = text.chars().take(80).collect();
         return Err(EngineError::Invalid(format!("{shown:?} is no setting")));
     }
-    installations.of(facts.series()).map(drop)
+    Ok(())
 }
 
 /// Looks at a tree that came from elsewhere.
@@ -45,18 +51,18 @@ pub fn receive<F: Flavor>(data: &Path) -> Result<(), EngineError> {
     for entry in fs::read_dir(data).map_err(io("reading a tree"))? {
         let entry = entry.map_err(io("reading a tree"))?;
         let kind = entry.file_type().map_err(io("reading a tree"))?;
-        plain(&entry, kind.is_dir() || kind.is_file())?;
+        belongs(&entry, kind.is_dir() || kind.is_file())?;
         if kind.is_dir() {
             for inner in fs::read_dir(entry.path()).map_err(io("reading a tree"))? {
                 let inner = inner.map_err(io("reading a tree"))?;
-                plain(&inner, inner.file_type().map_err(io("reading a tree"))?.is_file())?;
+                belongs(&inner, inner.file_type().map_err(io("reading a tree"))?.is_file())?;
             }
         }
     }
     durable::remove_if_there(&data.join(PREPARED)).map(drop).map_err(io("reading a tree's mark"))
 }
 
-fn plain(entry: &fs::DirEntry, expected: bool) -> Result<(), EngineError> {
+fn belongs(entry: &fs::DirEntry, expected: bool) -> Result<(), EngineError> {
     let name = entry.file_name();
     if !expected || Path::new(&name).extension().is_some_and(|end| end.eq_ignore_ascii_case("isl")) {
         return Err(EngineError::Invalid(format!("{name:?} does not belong into a server's tree")));

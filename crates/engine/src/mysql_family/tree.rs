@@ -1,5 +1,6 @@
 //! What Pando notes in a tree, and what it takes out of one that belongs to another server.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -31,6 +32,9 @@ pub struct Tree<F: Flavor> {
     /// The newest server that has run on it; zeros: not known.
     #[serde(default)]
     pub version: Version,
+    /// What production had set when it was of the series of that server.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// What stands in a tree while its server is held: what the tree of a snapshot holds.
@@ -47,8 +51,8 @@ pub struct Mark<F: Flavor> {
 
 impl<F: Flavor> Tree<F> {
     /// A mirror's.
-    pub fn of_mirror(epoch: Option<u32>, version: Version) -> Self {
-        Self { epoch, manner: None, replay: None, version }
+    pub fn of_mirror(epoch: Option<u32>, version: Version, facts: &Facts) -> Self {
+        Self { epoch, manner: None, replay: None, version, settings: facts.settings.clone() }
     }
 
     /// The note in a tree, where there is one.
@@ -112,9 +116,10 @@ pub fn clear_mark(data: &Path) -> Result<(), EngineError> {
     durable::remove_if_there(&data.join(MARK)).map(drop).map_err(io("clearing a tree's mark"))
 }
 
-/// Notes in a stopped tree that is nobody's the version that wrote it.
-pub fn remember<F: Flavor>(data: &Path, version: Version, account: Option<&Account>) -> Result<(), EngineError> {
-    seat::note(&data.join(NOTE), &Tree::<F>::of_mirror(None, version), account)
+/// Notes in a stopped tree that is nobody's what wrote it.
+pub fn remember<F: Flavor>(data: &Path, wrote: Option<Tree<F>>, account: Option<&Account>) -> Result<(), EngineError> {
+    let Some(Tree { version, settings, .. }) = wrote else { return Ok(()) };
+    seat::note(&data.join(NOTE), &Tree::<F> { epoch: None, manner: None, replay: None, version, settings }, account)
 }
 
 /// Whether a tree is a container's: Pando's note was taken out of it.
@@ -197,11 +202,11 @@ mod tests {
 
     #[test]
     fn m13_an_older_server_than_the_one_that_wrote_a_tree_is_refused_where_it_cannot_read_it() {
-        let tree = Tree::<Mysql>::of_mirror(None, (9, 7, 4));
+        let tree = Tree::<Mysql>::of_mirror(None, (9, 7, 4), &Facts::default());
         assert!(tree.suits((9, 7, 4)).is_ok() && tree.suits((9, 7, 12)).is_ok());
         let refused = tree.suits((9, 7, 3)).map_err(|error| error.to_string());
         assert!(refused.is_err_and(|words| words.contains("written by MySQL 9.7.4")));
         // MariaDB's formats do not change inside a series.
-        assert!(Tree::<Mariadb>::of_mirror(None, (10, 11, 9)).suits((10, 11, 8)).is_ok());
+        assert!(Tree::<Mariadb>::of_mirror(None, (10, 11, 9), &Facts::default()).suits((10, 11, 8)).is_ok());
     }
 }
