@@ -170,6 +170,8 @@ pub fn said(make: &str, text: &str) -> Option<Version> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::mariadb::Mariadb;
     use crate::mysql::Mysql;
@@ -185,6 +187,23 @@ mod tests {
         assert_eq!(said("MySQL", ubuntu), Some((8, 0, 36)));
         assert_eq!((version("8.4.3-log"), version("8.4"), version("x")), (Some((8, 4, 3)), None, None));
         assert_eq!(version("5.5.5-11.4.2-MariaDB-1"), Some((11, 4, 2)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_version_or_none(at in 0_usize..60, less in 0_usize..9, more in ".{0,6}|[0-9.+-]{0,12}") {
+            for (make, text) in [
+                ("MariaDB", "mariadbd  Ver 10.11.19-MariaDB-0+deb12u1 for debian-linux-gnu on x86_64"),
+                ("MySQL", "/x/mysqld  Ver 9.7.4-2 for Linux on x86_64 ((Debian)) (MySQL Community)"),
+            ] {
+                let mut text = text.to_owned();
+                text.replace_range(at..(at + less).min(text.len()), &more);
+                if let Some(read) = said(make, &text) {
+                    prop_assert_eq!(version(&words(read)), Some(read));
+                }
+            }
+            let _ = version(&more);
+        }
     }
 
     #[test]

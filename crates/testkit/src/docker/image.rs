@@ -205,7 +205,7 @@ fn mysql() -> Recipe {
              [client]\nsocket=/run/mysqld/mysqld.sock\n",
         )],
         account: ("mysql", 999),
-        dirs: &["var/lib/mysql", "run/mysqld"],
+        dirs: &["var/lib/mysql", "var/lib/mysql-files", "run/mysqld"],
     }
 }
 

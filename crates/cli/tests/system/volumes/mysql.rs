@@ -60,7 +60,8 @@ fn m02_m16_mysql_is_served_by_containers() {
     let pando = ("pando", "opensesame");
     let up = |container: &str| {
         let answers = || sql(&docker, pando, container, "SELECT 1").is_ok();
-        assert!(wait_until(Duration::from_secs(60), answers), "{}", docker.run(&["logs", container]));
+        let log = || String::from_utf8_lossy(&docker.output(&["logs", container]).stderr).into_owned();
+        assert!(wait_until(Duration::from_secs(60), answers), "{}", log());
     };
     up("db");
     up("old");
