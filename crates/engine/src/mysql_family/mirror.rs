@@ -202,11 +202,10 @@ pub fn pulse<F: Flavor>(
     if link == Link::Following && (urgent || engine.may_look(&source.tag, LOOKS)) {
         (link, through) = ask(engine, &log, seat, source, urgent, &mut changed)?;
     }
-    let known = engine.known(&source.tag, through).max(log.through());
     let through = match link {
         // Asked for and not come: an older time would hide that the log does not flow.
         Link::Following if urgent => through,
-        _ => known,
+        _ => log.through(),
     };
     Ok(Pulse { link, through, changed })
 }
@@ -323,10 +322,7 @@ pub fn stands<F: Flavor>(
         log.advance(None)?;
     }
     // Seen now, so committed by now: without it the tree would count from the end of its last second.
-    let mut changed = false;
-    if let Ok((_, through)) = ask(engine, log, seat, source, false, &mut changed) {
-        engine.known(&source.tag, through);
-    }
+    let _ = ask(engine, log, seat, source, false, &mut false);
     let at = log.place_of(mark.epoch, &mark.position)?;
     Ok((at, log.time_of(mark.epoch, at)?))
 }

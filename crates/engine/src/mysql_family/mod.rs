@@ -68,7 +68,6 @@ pub struct FamilyEngine<F: Flavor> {
     sessions: Sessions,
     logs: Mutex<HashMap<PathBuf, Arc<BinLog<F>>>>,
     looked: Mutex<HashMap<String, Instant>>,
-    through: Mutex<HashMap<String, Timestamp>>,
     seen: Seen<F>,
 }
 
@@ -91,7 +90,6 @@ impl<F: Flavor> FamilyEngine<F> {
             sessions: Sessions::default(),
             logs: Mutex::default(),
             looked: Mutex::default(),
-            through: Mutex::default(),
             seen: Seen::default(),
         }
     }
@@ -148,16 +146,6 @@ impl<F: Flavor> FamilyEngine<F> {
             looked.insert(tag.to_owned(), now);
         }
         due
-    }
-
-    /// The latest time up to which the log of a mirror is known to be complete.
-    fn known(&self, tag: &str, through: Option<Timestamp>) -> Option<Timestamp> {
-        let mut known = lock(&self.through);
-        if let Some(through) = through {
-            let latest = known.entry(tag.to_owned()).or_insert(through);
-            *latest = through.max(*latest);
-        }
-        known.get(tag).copied()
     }
 }
 
