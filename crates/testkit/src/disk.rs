@@ -25,8 +25,8 @@ use tempfile::TempDir;
 use crate::seed::Seed;
 use crate::{FsKind, tools, unmount};
 
-/// What a disk writes whole, in bytes. XFS's log skips a block whose first sector is newer than what it would write
-/// there, so on a disk that tears its blocks of 4 KB it may not be mountable after a crash: seen twice in some 30
+/// What a disk writes whole, in bytes. XFS's log, as it seems, skips a block whose first sector is newer than what it would
+/// write there, so on a disk that tears its blocks of 4 KB it may not be mountable after a crash: seen twice in some 30
 /// crashes, with blocks of a directory and of reference counts (kernel 6.18). Its disks here write 4 KB whole, as most do.
 const fn sector(kind: FsKind) -> usize {
     match kind {
