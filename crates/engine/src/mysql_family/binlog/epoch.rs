@@ -78,6 +78,8 @@ pub struct Epoch<D: Dialect> {
     begin: D::Position,
     segments: BTreeMap<u64, Segment<D::Gtid>>,
     head: Head<D::Groups>,
+    /// Whether something was read that no `advance` has told of.
+    untold: bool,
     /// Whether the last post is not on disk: nothing was committed since the one before.
     idle: bool,
     /// The last look, as the numbers of a post.
@@ -114,6 +116,7 @@ impl<D: Dialect> Epoch<D> {
             posts: read_posts(&dir.join("posts"))?,
             segments: BTreeMap::new(),
             head: Head::default(),
+            untold: false,
             idle: false,
             reach: Reach::at(&dir),
             sync_file: File::sync_data,
@@ -179,7 +182,7 @@ impl<D: Dialect> Epoch<D> {
     /// the file it reads; those before it are done with.
     pub fn advance(&mut self, passed: Option<u64>) -> io::Result<bool> {
         self.adopt()?;
-        let changed = self.read_on()?;
+        let changed = self.read_on()? | std::mem::take(&mut self.untold);
         self.sync()?;
         self.pack(passed)?;
         Ok(changed)
@@ -271,8 +274,12 @@ impl<D: Dialect> Epoch<D> {
         Ok(())
     }
 
-    /// The last look is durable too.
+    /// All that there is is known, and durable, and so is the last look.
     pub fn settle(&mut self) -> io::Result<()> {
+        if self.head.at == 0 {
+            // Just opened: what the daemon before has shown lies in files that this one has not read yet.
+            self.untold |= self.read_on()?;
+        }
         self.sync()?;
         let settled = self.reach.settle(self.sync_file);
         if settled.is_err() && std::mem::take(&mut self.idle) {

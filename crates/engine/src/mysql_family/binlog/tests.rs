@@ -190,8 +190,25 @@ fn idle_seconds_are_kept_for_the_next_daemon_and_for_the_next_boot() -> Done {
     }
     drop(log);
     let log = BinLog::open(&dir.path().join("log"))?;
+    assert_eq!(log.stretches()?[0].through.map(|time| time.as_second()), Some(140));
+    Ok(())
+}
+
+#[test]
+fn what_the_daemon_before_has_shown_is_shown_before_anything_is_taken_in() -> Done {
+    let dir = tempfile::tempdir()?;
+    let log = made(dir.path());
+    append(&log, "log.000001", &[transaction(100, 10)]);
     log.advance(None)?;
-    let through = log.stretches()?[0].through.map(|time| time.as_second());
-    assert!(through >= Some(136), "{through:?}");
+    assert!(log.look(&Look { before: position("0-7-10"), micros: 100_900_000, after: position("0-7-10") })?);
+    append(&log, "log.000001", &[transaction(101, 11)]);
+    log.advance(None)?;
+    let shown = log.stretches()?;
+    assert_eq!(shown[0].through.map(|time| time.as_second()), Some(101));
+    drop(log);
+    let log = BinLog::open(&dir.path().join("log"))?;
+    assert_eq!(log.stretches()?, shown);
+    assert!(log.advance(None)?, "what was read meanwhile is told once");
+    assert!(!log.advance(None)?);
     Ok(())
 }
