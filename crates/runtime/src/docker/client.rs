@@ -10,10 +10,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pando_host::{Clock, SystemClock};
 use serde_json::Value;
 
 /// How long an engine may think about a call.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How often a container is asked for again whose process ends at that moment.
+const ENDINGS: u32 = 5;
 /// How long it may be silent while it pulls an image.
 const PULL: Duration = Duration::from_secs(900);
 
@@ -43,6 +46,11 @@ impl Trouble {
         matches!(self, Self::Refused { status: 404, .. })
     }
 
+    /// Whether a container's process ended while Podman looked at it, and the answer was lost with that.
+    fn is_end_of_process(&self) -> bool {
+        matches!(self, Self::Refused { status: 500, message } if message.ends_with("no such process"))
+    }
+
     /// As the source of an error.
     pub fn into_io(self) -> io::Error {
         match self {
@@ -66,6 +74,18 @@ impl Client {
     /// Asks for something.
     pub fn get(&self, path: &str) -> Result<Value, Trouble> {
         json(&self.call("GET", path, None, PATIENCE)?)
+    }
+
+    /// How a container is.
+    pub fn container(&self, name: &str) -> Result<Value, Trouble> {
+        let path = format!("/containers/{name}/json");
+        for _ in 0..ENDINGS {
+            match self.get(&path) {
+                Err(trouble) if trouble.is_end_of_process() => SystemClock.sleep(Duration::from_millis(20)),
+                answer => return answer,
+            }
+        }
+        self.get(&path)
     }
 
     /// Asks for bytes.
@@ -219,6 +239,26 @@ mod tests {
         assert_eq!((status, body), (404, b"{\"message\":\"no\"}".as_slice()));
         assert!(split(b"HTTP/1.0 200 OK\r\n").is_err());
         assert!(split(b"SSH-2.0-x\r\n\r\n").is_err());
+    }
+
+    /// As Podman 4.3 answers: it reads the process's control group while it answers.
+    #[test]
+    fn a_container_whose_process_ends_at_that_moment_is_asked_for_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("engine.sock");
+        let engine = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let answers = std::thread::spawn(move || {
+            let lost = "HTTP/1.0 500 E\r\n\r\n{\"message\":\"read /proc/7/cgroup: no such process\"}";
+            for answer in [lost, lost, "HTTP/1.0 200 OK\r\n\r\n{\"Id\":\"7\"}", "HTTP/1.0 500 E\r\n\r\nno such disk"] {
+                let (mut stream, _) = engine.accept().unwrap();
+                assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let client = Client::new(&socket);
+        assert_eq!(client.container("x").unwrap()["Id"], "7");
+        assert!(matches!(client.container("x"), Err(Trouble::Refused { status: 500, .. })));
+        answers.join().unwrap();
     }
 
     #[test]

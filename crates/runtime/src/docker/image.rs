@@ -190,7 +190,7 @@ impl DockerRuntime {
         self.client.post(&format!("/containers/{name}/start"), None)?;
         let begun = SystemClock.instant();
         let code = loop {
-            let state = self.client.get(&format!("/containers/{name}/json"))?["State"].take();
+            let state = self.client.container(name)?["State"].take();
             if state["Running"].as_bool() != Some(true) {
                 break state["ExitCode"].as_i64();
             }

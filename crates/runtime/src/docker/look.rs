@@ -65,7 +65,7 @@ impl DockerRuntime {
 
     /// What the container of a unit may do; none when there is no container.
     pub fn confines(&self, unit: &UnitId) -> Result<Option<Confines>, RuntimeError> {
-        match self.client.get(&format!("/containers/{}/json", form::name(unit))) {
+        match self.client.container(&form::name(unit)) {
             Ok(answer) => Ok(Some(confines(&answer))),
             Err(trouble) if trouble.is_missing() => Ok(None),
             Err(trouble) => Err(failed(format!("asking {} for {unit}", self.socket().display()))(trouble)),

@@ -147,7 +147,7 @@ impl DockerRuntime {
     }
 
     fn look(&self, unit: &UnitId) -> Result<Option<Seen>, RuntimeError> {
-        let answer = match self.client.get(&format!("/containers/{}/json", form::name(unit))) {
+        let answer = match self.client.container(&form::name(unit)) {
             Ok(answer) => answer,
             Err(trouble) if trouble.is_missing() => return Ok(None),
             Err(trouble) => return Err(failed(format!("asking {} for {unit}", self.socket().display()))(trouble)),
