@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use pando_testkit::{Production, ProductionOptions};
+use pando_testkit::{Production, ProductionOptions, wait_until};
 
 use crate::stand::{Copy, PANDO, Raised, Stand, bounded, sql_at, with};
 
@@ -107,6 +107,9 @@ fn t07_t10_t16_t17_a_clone_is_cut_off_production_and_never_speaks_to_it() {
     let conf = ["wal_level = logical", "archive_mode = on", "archive_command = 'true'", "log_connections = on"];
     let Some(stand) = Stand::of(with(&conf)) else { return };
     dangerous(&stand.production, archive.path());
+    // Its own subscription comes to it too, for each table once: not in the midst of what is counted.
+    let settled = || stand.production.psql("SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel") == "t";
+    assert!(wait_until(Duration::from_secs(60), settled), "{}", stand.production.log());
     stand.link(&["--snapshot-every", "3s"]);
     stand.production.psql("INSERT INTO news VALUES (1)");
 
