@@ -146,7 +146,7 @@ impl<D: Dialect> Epoch<D> {
         Ok(epoch)
     }
 
-    /// A look that was kept because nothing was committed for a while.
+    /// The last look, where `posts` does not have it: nothing was committed since the one before, or a crash took it.
     fn recall(&mut self) -> io::Result<()> {
         let Some([micros, within, behind]) = self.reach.said()? else { return Ok(()) };
         let post = Post { micros, within: within.cast_unsigned(), behind: behind.cast_unsigned() };

@@ -6,6 +6,7 @@
 //! LOG/epoch-<n>/live/       what the server writes (its account)
 //!              segments/    the same files under our names; complete ones compressed; ours alone
 //!              posts        looks at production: clock and position
+//!              reach        the last of them, also while nothing is committed
 //!              meta.json    the position that the stretch begins with
 //! ```
 //!
