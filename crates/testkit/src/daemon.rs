@@ -215,6 +215,17 @@ impl Daemon {
         all.filter(|pid| is_ours(*pid)).collect()
     }
 
+    /// What these processes are, for a message.
+    pub fn command_lines(&self) -> Vec<String> {
+        let line = |pid: u32| {
+            let (words, parent) =
+                (fs::read(format!("/proc/{pid}/cmdline")), fs::read_to_string(format!("/proc/{pid}/stat")));
+            let words = String::from_utf8_lossy(&words.unwrap_or_default()).replace('\0', " ");
+            format!("{pid}: {words}({})", parent.unwrap_or_default())
+        };
+        self.processes().into_iter().map(line).collect()
+    }
+
     fn unmount_all(&self) {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let inside = |line: &str| {

@@ -153,7 +153,7 @@ impl Stand {
         let run = pando_daemon::run_dir(&home.canonicalize().unwrap());
         assert_eq!(entries(&run), Vec::<String>::new(), "sockets of nobody in {}", run.display());
         let only_daemon = || self.daemon.processes().len() <= 1;
-        assert!(wait_until(Duration::from_secs(5), only_daemon), "{:?}", self.daemon.processes());
+        assert!(wait_until(Duration::from_secs(5), only_daemon), "{:#?}", self.daemon.command_lines());
         assert_eq!(self.production.psql("SELECT slot_name FROM pg_replication_slots WHERE slot_name ~ 'pando'"), "");
     }
 

@@ -1,6 +1,7 @@
 //! A Docker engine of a test's own: another `dockerd` with its own containerd, data, socket and address range,
 //! beside any engine that the machine may have. Containers get `none`, `host`, or networks that they make
-//! themselves; no packet filter is touched, so it runs on kernels without one, and nothing leads out.
+//! themselves; it sets up no packet filter, so it runs on kernels without one, and nothing leads out. One that the
+//! machine's own engine has set up is told to let these networks' packets pass.
 //!
 //! When the value is dropped everything is gone: processes, mounts, bridges, control groups, files. When the test
 //! is killed, the kernel tells dockerd to end, and whatever is left is swept away by the next engine that starts:

@@ -37,6 +37,8 @@ impl Place {
         others.filter_map(Self::lock).for_each(|abandoned| abandoned.clear());
         first.clear();
         fs::create_dir(&first.dir).expect("making an engine's directory");
+        // A machine's own engine lets nothing be forwarded, also between two ports of a bridge, but to its own networks.
+        first.let_pass("--insert");
         first
     }
 
@@ -66,6 +68,14 @@ impl Place {
         format!("pando-dk-{}", self.number)
     }
 
+    /// Adds or deletes the packet filter's rule that containers of this engine reach each other. Whether it did: not
+    /// where there is no filter, nor where the rule is not there.
+    fn let_pass(&self, change: &str) -> bool {
+        let all = format!("{}.0.0/16", self.addresses());
+        let rule = ["--wait", change, "FORWARD", "--source", &all, "--destination", &all, "--jump", "ACCEPT"];
+        tools::find("iptables").is_some_and(|iptables| tools::output(&iptables, &rule).status.success())
+    }
+
     /// Takes away whatever is there.
     pub fn clear(&self) {
         if !self.dir.exists() {
@@ -86,6 +96,7 @@ impl Place {
             unmount(&point);
         }
         remove_bridges(&format!("{}.", self.addresses()));
+        while self.let_pass("--delete") {}
         // One hierarchy (v2), or one for each controller (v1).
         remove_groups(&Path::new("/sys/fs/cgroup").join(self.group()));
         for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
