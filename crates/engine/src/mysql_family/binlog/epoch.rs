@@ -150,11 +150,16 @@ impl<D: Dialect> Epoch<D> {
     fn recall(&mut self) -> io::Result<()> {
         let Some([micros, within, behind]) = self.reach.said()? else { return Ok(()) };
         let post = Post { micros, within: within.cast_unsigned(), behind: behind.cast_unsigned() };
-        if self.posts.last().is_none_or(|last| last.micros < post.micros && last.within <= post.within) {
-            self.posts.push(post);
-            self.idle = true;
+        match self.posts.last() {
+            Some(last) if last.micros >= post.micros || last.within > post.within => Ok(()),
+            Some(last) if last.is_where(&post) => {
+                self.posts.push(post);
+                self.idle = true;
+                Ok(())
+            }
+            // What was committed before it would else count as committed by the next look only.
+            _ => self.keep_post(post),
         }
-        Ok(())
     }
 
     fn segment(&self, number: u64) -> PathBuf {
@@ -461,7 +466,7 @@ impl<D: Dialect> Epoch<D> {
         }
         self.reach.note([post.micros, post.within.cast_signed(), post.behind.cast_signed()])?;
         let Some(last) = last else { return self.keep_post(post) };
-        if last.within == post.within && last.behind == post.behind {
+        if last.is_where(&post) {
             if self.idle {
                 self.posts.pop();
             }
@@ -574,14 +579,19 @@ impl<D: Dialect> Copy<D> {
     }
 }
 
+/// The looks in a file. Half a line that a crash has left is cut off: the next one would be appended to it.
 fn read_posts(path: &Path) -> io::Result<Vec<Post>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    // A crash may have left half a line.
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    if whole < bytes.len() {
+        File::options().write(true).open(path)?.set_len(whole as u64)?;
+    }
+    let lines = bytes[..whole].split(|byte| *byte == b'\n');
+    Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
 fn names(dir: &Path) -> io::Result<Vec<String>> {

@@ -31,6 +31,13 @@ pub struct Post {
     pub behind: u64,
 }
 
+impl Post {
+    /// Whether nothing was committed between the two.
+    pub fn is_where(&self, other: &Self) -> bool {
+        self.within == other.within && self.behind == other.behind
+    }
+}
+
 /// When a transaction that knows its second was certainly committed, in microseconds since 1970. Posts ascend.
 pub fn committed_by<G>(group: &Group<G>, posts: &[Post]) -> i64 {
     let end_of_second = (i64::try_from(group.when).unwrap_or(0) + 1) * 1_000_000;

@@ -195,6 +195,38 @@ fn idle_seconds_are_kept_for_the_next_daemon_and_for_the_next_boot() -> Done {
 }
 
 #[test]
+fn a_look_that_a_crash_took_from_its_file_still_bounds_what_was_committed_before_it() -> Done {
+    let dir = tempfile::tempdir()?;
+    let log = made(dir.path());
+    append(&log, "log.000001", &[transaction(100, 10)]);
+    log.advance(None)?;
+    assert!(log.look(&Look { before: position("0-7-10"), micros: 100_100_000, after: position("0-7-10") })?);
+    append(&log, "log.000001", &[transaction(100, 11)]);
+    log.advance(None)?;
+    let early = Look { before: position("0-7-11"), micros: 100_300_000, after: position("0-7-11") };
+    assert!(log.look(&early)?);
+    let shown = log.stretches()?;
+    let log_dir = log.live(1).parent().and_then(Path::parent).ok_or("no directory")?.to_owned();
+    drop(log);
+    // Of the second look's line a crash of the machine has left some signs.
+    let posts = log_dir.join("posts");
+    let text = fs::read_to_string(&posts)?;
+    let second = text.lines().next().ok_or("no line")?.len() + 1;
+    fs::write(&posts, &text[..second + 9])?;
+
+    let log = BinLog::open(&dir.path().join("log"))?;
+    assert_eq!(log.stretches()?, shown);
+    log.advance(None)?;
+    assert!(log.look(&Look { micros: 100_700_000, ..early })?);
+    // Opened once more: the looks are those of the file, and the last one.
+    drop(log);
+    let log = BinLog::open(&dir.path().join("log"))?;
+    log.advance(None)?;
+    assert_eq!((at(&log, 100_299_999), at(&log, 100_300_000)), (log.place_of(1, &position("0-7-10"))?, log.end(1)?));
+    Ok(())
+}
+
+#[test]
 fn what_the_daemon_before_has_shown_is_shown_before_anything_is_taken_in() -> Done {
     let dir = tempfile::tempdir()?;
     let log = made(dir.path());
