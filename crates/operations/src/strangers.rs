@@ -54,12 +54,12 @@ impl Known {
     }
 }
 
-/// What is in the pool or runs without the catalog knowing of it. Reported, never deleted.
+/// What is in the pool, runs, or is left of what ran, without the catalog knowing of it. Reported, never deleted.
 pub fn strangers(world: &World) -> Vec<String> {
     let Ok(pool) = world.pool() else { return Vec::new() };
     // Operations begin and end while the inventories are taken: strange is what was unknown before and after.
     let before = Known::read(world);
-    let (stored, running) = (pool.inventory(), world.runtime.inventory());
+    let (stored, running, ended) = (pool.inventory(), world.runtime.inventory(), world.runtime.remains());
     let after = Known::read(world);
     let mut found = Vec::new();
     if let Ok(stored) = stored {
@@ -73,5 +73,9 @@ pub fn strangers(world: &World) -> Vec<String> {
         let units = running.iter().filter(|id| !before.unit(id) && !after.unit(id));
         found.extend(units.map(|id| format!("the unit {id} runs, which nothing knows of")));
     }
+    // An engine that does not answer says nothing of what has ended.
+    let ended = ended.unwrap_or_default();
+    let units = ended.iter().filter(|id| !before.unit(id) && !after.unit(id));
+    found.extend(units.map(|id| format!("the unit {id} has ended, nothing knows of it, and its container is left")));
     found
 }

@@ -109,6 +109,8 @@ pub fn the_inventory_is_what_runs(runtime: &dyn Runtime) -> Checked {
     let listed = runtime.inventory()?;
     assert!(listed.contains(&runs.id));
     assert!(!listed.contains(&ends.id) && !listed.contains(&stopped.id));
+    let left = runtime.remains()?;
+    assert!(!left.contains(&runs.id) && !left.contains(&stopped.id));
     for unit in [&runs, &ends] {
         runtime.ensure_gone(&unit.id)?;
     }

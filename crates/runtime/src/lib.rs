@@ -203,6 +203,10 @@ pub trait Runtime: Send + Sync {
     fn state(&self, unit: &UnitId) -> Result<UnitState, RuntimeError>;
     /// All units of this home that run, whoever started them.
     fn inventory(&self) -> Result<Vec<UnitId>, RuntimeError>;
+    /// Units of this home that have ended, and of which somebody else still keeps something: an engine its container.
+    fn remains(&self) -> Result<Vec<UnitId>, RuntimeError> {
+        Ok(Vec::new())
+    }
     /// Runs a program to its end. `tick` is called about ten times a second and may say `false` to cancel,
     /// upon which the group is killed. A daemon that dies takes no such unit with it: `ensure_gone` first
     /// when repeating.

@@ -61,6 +61,10 @@ impl Runtime for PlacedRuntime {
         Ok(units)
     }
 
+    fn remains(&self) -> Result<Vec<UnitId>, RuntimeError> {
+        self.docker.remains()
+    }
+
     fn run_once(&self, unit: &UnitSpec, tick: &mut dyn FnMut() -> bool) -> Result<Outcome, RuntimeError> {
         self.place_of(unit).run_once(unit, tick)
     }

@@ -201,18 +201,9 @@ impl Daemon {
         self.dir.path().join("log")
     }
 
-    /// The processes that belong to this home: started with it in their environment, or working inside it
-    /// (PostgreSQL's children overwrite their environment with their title).
+    /// The processes that belong to this home.
     pub fn processes(&self) -> Vec<u32> {
-        let mark = [b"PANDO_HOME=".as_slice(), self.home().as_os_str().as_bytes()].concat();
-        let is_ours = |pid: u32| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            let inside = fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&self.home));
-            inside || environment.split(|byte| *byte == 0).any(|entry| entry == mark)
-        };
-        let pid = |name: &OsStr| name.to_str()?.parse::<u32>().ok();
-        let all = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| pid(&entry.file_name()));
-        all.filter(|pid| is_ours(*pid)).collect()
+        processes_of(&self.home)
     }
 
     /// What these processes are, for a message.
@@ -243,6 +234,20 @@ impl Daemon {
             }
         }
     }
+}
+
+/// The processes that belong to a home: started with it in their environment, or working inside it (PostgreSQL's
+/// children overwrite their environment with their title).
+pub fn processes_of(home: &Path) -> Vec<u32> {
+    let mark = [b"PANDO_HOME=".as_slice(), home.as_os_str().as_bytes()].concat();
+    let is_ours = |pid: u32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let inside = fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(home));
+        inside || environment.split(|byte| *byte == 0).any(|entry| entry == mark)
+    };
+    let pid = |name: &OsStr| name.to_str()?.parse::<u32>().ok();
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| pid(&entry.file_name()));
+    all.filter(|pid| is_ours(*pid)).collect()
 }
 
 /// The directories for sockets that a home's units were told of: they lie outside of it, because a socket's

@@ -20,8 +20,11 @@ use fuser::{
     LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request,
     WriteFlags,
 };
+use rustix::fs::FlockOperation;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::daemon::processes_of;
 use crate::seed::Seed;
 use crate::{FsKind, tools, unmount};
 
@@ -34,6 +37,11 @@ const fn sector(kind: FsKind) -> usize {
         FsKind::Btrfs | FsKind::Ext4 => 512,
     }
 }
+
+/// Where disks lie, what their directories are called, and the file that is locked as long as the disk is in use.
+const PLACES: &str = "/tmp";
+const PREFIX: &str = "pando-disk-";
+const LOCK: &str = "lock";
 
 const DISK: INodeNo = INodeNo(2);
 /// The kernel may keep what it knows of the file for ever.
@@ -173,6 +181,8 @@ pub struct RecordedDisk {
     applied: usize,
     // Last: removed when nothing is mounted in it any more.
     dir: TempDir,
+    /// As long as it is held, nobody takes the disk for one of a killed test.
+    _lock: File,
 }
 
 /// A moment of the disk's life.
@@ -203,7 +213,10 @@ impl RecordedDisk {
             tools::skip("FUSE (/dev/fuse)");
             return None;
         }
-        let dir = tempfile::Builder::new().prefix("pando-disk-").tempdir_in("/tmp").expect("a temporary directory");
+        sweep();
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(PLACES).expect("a temporary directory");
+        let lock = File::create(dir.path().join(LOCK)).expect("a lock");
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("a lock that nobody else has");
         let open =
             |name: &str| File::options().create(true).truncate(true).read(true).write(true).open(dir.path().join(name));
         let (image, log, rebuilt) =
@@ -223,7 +236,8 @@ impl RecordedDisk {
         config.mount_options = vec![MountOption::FSName("pando-disk".into()), MountOption::RW];
         let server = Server { size, memory: Arc::clone(&memory) };
         let session = fuser::spawn_mount(server, dir.path().join("fuse"), &config).expect("mounting FUSE");
-        let mut made = Self { kind, memory, session: Some(session), device: None, rebuilt, applied: 0, dir };
+        let mut made =
+            Self { kind, memory, session: Some(session), device: None, rebuilt, applied: 0, dir, _lock: lock };
         let device = attach(&made.dir.path().join("fuse/disk"));
         let (mkfs, flags) = kind.mkfs();
         // Nothing is discarded: the disk cannot forget.
@@ -347,6 +361,41 @@ fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (from.display().to_string(), to.display().to_string());
     tools::run("cp", &["--sparse=always", "--", &from, &to]);
     Ok(())
+}
+
+/// Takes away the disks of tests that were killed: a device that leads nowhere fails every `mkfs.btrfs` of the machine.
+fn sweep() {
+    for entry in fs::read_dir(PLACES).into_iter().flatten().flatten() {
+        let dir = entry.path();
+        let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let Some(lock) = File::open(dir.join(LOCK)).ok().filter(|_| ours) else { continue };
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue;
+        }
+        // All tests keep their home there.
+        let home = dir.join("mnt/home");
+        crate::wait_until(Duration::from_secs(10), || {
+            let pids = processes_of(&home);
+            for pid in pids.iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            pids.is_empty()
+        });
+        // The file system lies on the device, and that in the file of FUSE or in a crash.
+        unmount(&dir.join("mnt"));
+        for file in ["fuse/disk", "crashed"] {
+            let file = dir.join(file).display().to_string();
+            for line in tools::run("losetup", &["--list", "--noheadings", "--output", "NAME,BACK-FILE"]).lines() {
+                if let Some((device, _)) = line.split_once(' ').filter(|(_, back)| back.trim() == file) {
+                    tools::output(Path::new("losetup"), &["--detach", device]);
+                }
+            }
+        }
+        unmount(&dir.join("fuse"));
+        if let Err(error) = fs::remove_dir_all(&dir) {
+            eprintln!("{} is not removed: {error}", dir.display());
+        }
+    }
 }
 
 fn attach(file: &Path) -> String {

@@ -297,6 +297,20 @@ impl DockerRuntime {
     }
 }
 
+impl DockerRuntime {
+    /// The units of this home whose containers are so.
+    fn listed(&self, states: &[&str]) -> Result<Vec<UnitId>, RuntimeError> {
+        let label = format!("{}={}", form::HOME, self.home.display());
+        let filter = serde_json::json!({ "label": [label], "status": states }).to_string();
+        let listed = self.client.get(&format!("/containers/json?all=1&filters={}", encoded(&filter)));
+        let listed = listed.map_err(failed(format!("listing the containers of {}", self.socket().display())))?;
+        let unit = |one: &Value| one["Labels"][form::UNIT].as_str()?.parse().ok();
+        let mut units: Vec<UnitId> = listed.as_array().into_iter().flatten().filter_map(unit).collect();
+        units.sort();
+        Ok(units)
+    }
+}
+
 impl Runtime for DockerRuntime {
     fn name(&self) -> &'static str {
         "docker"
@@ -335,14 +349,11 @@ impl Runtime for DockerRuntime {
 
     fn inventory(&self) -> Result<Vec<UnitId>, RuntimeError> {
         // By name: Podman leaves paused ones out of what it lists of itself.
-        let label = format!("{}={}", form::HOME, self.home.display());
-        let filter = serde_json::json!({ "label": [label], "status": ["running", "paused"] }).to_string();
-        let listed = self.client.get(&format!("/containers/json?all=1&filters={}", encoded(&filter)));
-        let listed = listed.map_err(failed(format!("listing the containers of {}", self.socket().display())))?;
-        let unit = |one: &Value| one["Labels"][form::UNIT].as_str()?.parse().ok();
-        let mut units: Vec<UnitId> = listed.as_array().into_iter().flatten().filter_map(unit).collect();
-        units.sort();
-        Ok(units)
+        self.listed(&["running", "paused"])
+    }
+
+    fn remains(&self) -> Result<Vec<UnitId>, RuntimeError> {
+        self.listed(&["created", "exited"])
     }
 
     fn run_once(&self, unit: &UnitSpec, tick: &mut dyn FnMut() -> bool) -> Result<Outcome, RuntimeError> {

@@ -11,6 +11,19 @@ fn the_contract_holds_on_docker() {
     let home = tempfile::tempdir().unwrap();
     let runtime = DockerRuntime::new(home.path(), &docker.socket()).with_fallback(&docker.image(Image::Postgres));
     conformance::all(&runtime).unwrap();
+    what_has_ended_is_left(&runtime);
+}
+
+/// The container of a unit that ended by itself is there until somebody takes it away.
+fn what_has_ended_is_left(runtime: &DockerRuntime) {
+    let unit = conformance::spec("/bin/true", &[]);
+    runtime.ensure_running(&unit).unwrap();
+    while matches!(runtime.state(&unit.id).unwrap(), UnitState::Running { .. }) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(runtime.remains().unwrap(), std::slice::from_ref(&unit.id));
+    runtime.ensure_gone(&unit.id).unwrap();
+    assert_eq!(runtime.remains().unwrap(), []);
 }
 
 #[test]
@@ -20,6 +33,7 @@ fn the_contract_holds_on_podman() {
     let image = podman.image(Image::Postgres);
     let runtime = DockerRuntime::new(home.path(), &podman.socket()).with_fallback(&image);
     conformance::all(&runtime).unwrap();
+    what_has_ended_is_left(&runtime);
 
     // What it says of an image and of a container is read as Docker's is.
     assert!(runtime.has_image(&image).unwrap() && !runtime.has_image("no-such-image:1").unwrap());
