@@ -26,7 +26,9 @@ impl Local {
         let fail = fail_points(points)?;
         let around = Around { engine: engine.map(str::to_owned), ..Around::default() };
         let lock = HomeLock::take(home)?;
-        Ok(Self { pando: Pando::open(home, fail, &around)?, _lock: lock })
+        let pando = Pando::open(home, fail, &around)?;
+        pando.recover()?;
+        Ok(Self { pando, _lock: lock })
     }
 
     /// Makes or adopts the pool.

@@ -160,25 +160,25 @@ async fn open_and_run(
         registry_certs: options.registry_certs.clone(),
         certificates: options.certificates.clone(),
     };
-    let (pando, token) = off_thread(move || {
-        let pando = Pando::open(&home, fail, &around)?;
-        let token = Secret::new(pando.token()?);
-        Ok((pando, token))
+    let pando = off_thread(move || Pando::open(&home, fail, &around)).await?;
+    let (told, stop) = watch::channel(false);
+    let mut loops = Vec::new();
+    let mut plugin_socket = None;
+    // First of all: what was under way may have to stop containers, whose engine looks at their volumes before.
+    if let Some((listener, socket)) = bind_plugin(&options.plugin)? {
+        loops.push(tokio::spawn(accept(listener, plugin::router(pando.clone()), stop.clone())));
+        plugin_socket = Some(socket);
+    }
+    let recovering = pando.clone();
+    let token = off_thread(move || {
+        recovering.recover()?;
+        Ok(Secret::new(recovering.token()?))
     })
     .await?;
     announce(&options.home, &tcp);
-    let plugin = bind_plugin(&options.plugin)?;
     let calls = limited(router(pando.clone(), options.home.display().to_string()));
-    let (told, stop) = watch::channel(false);
-    let mut loops = vec![
-        tokio::spawn(accept(unix, calls.clone(), stop.clone())),
-        tokio::spawn(accept(tcp, guarded(calls, token), stop.clone())),
-    ];
-    let mut plugin_socket = None;
-    if let Some((listener, socket)) = plugin {
-        loops.push(tokio::spawn(accept(listener, plugin::router(pando.clone()), stop)));
-        plugin_socket = Some(socket);
-    }
+    loops.push(tokio::spawn(accept(unix, calls.clone(), stop.clone())));
+    loops.push(tokio::spawn(accept(tcp, guarded(calls, token), stop)));
     let died = keep_running(pando.clone())?;
     let outcome = tokio::select! {
         name = signals.next() => {

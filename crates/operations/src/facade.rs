@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pando_catalog::{Catalog, CloneRecord, OperationRecord};
+use pando_catalog::{Catalog, OperationRecord};
 use pando_engine::files::FilesEngine;
 use pando_engine::mariadb::MariadbEngine;
 use pando_engine::mysql::MysqlEngine;
@@ -18,8 +18,8 @@ use pando_host::secret::SecretKey;
 use pando_host::{FailPoints, SystemClock};
 use pando_image::oci::Trust;
 use pando_model::{
-    ApplyPlan, CloneState, DiskView, DoctorItem, DoctorView, EventView, LinkRequest, ListView, LogView, Name,
-    OperationId, OperationState, OperationView, OwnerId, Problem, Profile, Request, ShowView, TimelineView,
+    ApplyPlan, DiskView, DoctorItem, DoctorView, EventView, LinkRequest, ListView, LogView, Name, OperationId,
+    OperationState, OperationView, OwnerId, Problem, Request, ShowView, TimelineView,
 };
 use pando_pool::{DriverKind, PoolConfig};
 use pando_runtime::compose::ComposeTool;
@@ -31,10 +31,8 @@ use crate::fault::{Done, IntoProblem, failed, io, not_found, refused};
 use crate::home::Home;
 use crate::journal::{Run, Verb, bear, drive};
 use crate::owner::Owner;
-use crate::strangers::strangers;
 use crate::verbs::{
-    apply, bookmark, clone, export, image, import, lease, link, power, promote, recover_any, refresh, remove, snapshot,
-    unlink,
+    apply, bookmark, clone, export, image, import, lease, link, power, promote, refresh, remove, snapshot, unlink,
 };
 use crate::volumes::Meant;
 use crate::world::{Parts, World};
@@ -89,7 +87,7 @@ pub(crate) fn outward<T>(done: Done<T>) -> Result<T, Problem> {
 }
 
 impl Pando {
-    /// Opens a home (made when missing), recovers unfinished operations, adopts running units.
+    /// Opens a home (made when missing). What comes next is [`Pando::recover`]; until then volumes are only looked at.
     ///
     /// # Errors
     /// When the home, its catalog or its key cannot be used.
@@ -133,8 +131,7 @@ impl Pando {
             let pool = pando_pool::open(&config).map_err(IntoProblem::into_problem)?;
             pando.world.set_pool(Some(Arc::from(pool)));
         }
-        pando.recover();
-        pando.after_reboot()?;
+        pando.world.volumes.hold();
         Ok(pando)
     }
 
@@ -161,39 +158,6 @@ impl Pando {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io("reading which pool was chosen", error)),
         }
-    }
-
-    /// Finishes or undoes what was under way, inner operations before those that began them.
-    fn recover(&self) {
-        recover_all(&self.world);
-        for stranger in strangers(&self.world) {
-            self.world.event("stranger", None, &stranger);
-        }
-    }
-
-    /// After a restart of the machine a disposable clone may be damaged: it had no syncs.
-    fn after_reboot(&self) -> Result<(), Problem> {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let file = self.world.home.boot_file();
-        let before = std::fs::read_to_string(&file).unwrap_or_default();
-        if before == boot {
-            return Ok(());
-        }
-        if !before.is_empty() {
-            for mut record in self.world.catalog.all::<CloneRecord>().map_err(IntoProblem::into_problem)? {
-                let written = record.state == CloneState::Running
-                    || (record.elsewhere && record.sources.values().any(|source| units::has_server(source.engine)));
-                if record.profile == Profile::Disposable && written {
-                    record.state = CloneState::Failed;
-                    record.problem = Some(
-                        "the machine was restarted, and a disposable clone does not survive that; refresh it"
-                            .to_owned(),
-                    );
-                    self.world.catalog.put(&record).map_err(IntoProblem::into_problem)?;
-                }
-            }
-        }
-        write_atomic(&file, boot.as_bytes(), 0o600).map_err(|error| io("noting the boot", error))
     }
 
     /// Makes or adopts the pool. Answers one finding per thing done or decided.
@@ -564,25 +528,6 @@ impl Pando {
             }
         }
         self.world.home.leave();
-    }
-}
-
-/// Finishes or undoes all operations that were under way.
-pub fn recover_all(world: &Arc<World>) {
-    let mut open = Vec::new();
-    for state in [OperationState::Running, OperationState::Undoing, OperationState::Stuck] {
-        match world.catalog.of::<OperationRecord>(state.as_str()) {
-            Ok(records) => open.extend(records),
-            Err(error) => tracing::error!(%error, "unfinished operations cannot be read"),
-        }
-    }
-    open.sort_by(|one, two| two.id.cmp(&one.id));
-    for record in open {
-        let words = format!("{} {} ({})", record.verb, record.subject, record.id);
-        tracing::info!("recovering {words}");
-        if let Err(fault) = recover_any(world, record) {
-            tracing::error!(?fault, "{words} could not be recovered");
-        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `hooks/` | what users do to clones at points of operations |
 //! | `images.rs` | images with data in them: their store, what is kept, what is shown |
 //! | `moments.rs` | from `NAME@MOMENT` to trees and points |
+//! | `recovery.rs` | what a daemon does first |
 //! | `strangers.rs` | what there is and nobody knows of |
 //! | `transfer.rs` | the streams of `export` and `import` |
 //! | `units.rs` | servers of mirrors and clones |
@@ -29,6 +30,7 @@ mod images;
 mod journal;
 mod moments;
 mod owner;
+mod recovery;
 mod strangers;
 mod transfer;
 mod units;

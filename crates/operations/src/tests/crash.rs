@@ -12,9 +12,9 @@ use pando_host::FailAction;
 use super::agree::{complaints, digest, open_operations};
 use super::cases::{CASES, Case};
 use super::kit::{Kit, Mold};
-use crate::facade::recover_all;
 use crate::fault::Fault;
 use crate::follow::{look_after_clones, retry_stuck};
+use crate::recovery::recover_all;
 use crate::verbs;
 
 /// A world that is used again as long as it is as it was.

@@ -20,12 +20,13 @@ use pando_runtime::{Outcome, Runtime, SimRuntime, UnitSpec};
 
 use super::agree::known_units;
 use super::still::StillEngine;
-use crate::facade::{loose_run, recover_all};
+use crate::facade::loose_run;
 use crate::fault::Done;
 use crate::follow;
 use crate::home::Home;
 use crate::journal::{Run, Verb, bear, drive};
 use crate::owner::Owner;
+use crate::recovery::recover_all;
 use crate::verbs::{bookmark, clone, link, refresh, snapshot};
 use crate::world::{Parts, World};
 

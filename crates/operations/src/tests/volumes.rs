@@ -97,6 +97,38 @@ fn a_container_that_is_just_being_started_counts() {
     pando.volume_remove("v_db", PATIENCE).unwrap();
 }
 
+/// What a daemon does first may stop containers, whose engine asks for their volumes before.
+#[test]
+fn until_the_daemon_has_recovered_volumes_are_shown_and_not_touched() {
+    let kit = Kit::new();
+    kit.link(true);
+    let pando = Pando::over(kit.world.clone());
+    create(&pando, "v_db", "from=shop source=db").unwrap();
+    kit.world.volumes.hold();
+    assert_eq!(pando.volume("v_db").unwrap().status["clone"], "v");
+    assert_eq!(pando.volumes().unwrap().len(), 1);
+    let soon = Duration::from_millis(20);
+    let touched = [
+        pando.volume_create("empty", &BTreeMap::new(), soon),
+        pando.volume_mount("v_db", "a", soon).map(drop),
+        pando.volume_remove("v_db", soon),
+    ];
+    for touched in touched {
+        let problem = touched.unwrap_err();
+        assert!(problem.message.contains("has just started"), "{problem}");
+    }
+    // Who waits gets it when it has ended.
+    std::thread::scope(|scope| {
+        let mounted = scope.spawn(|| pando.volume_mount("v_db", "a", PATIENCE));
+        kit.world.wait_for_bell(kit.world.rung(), soon);
+        assert!(!mounted.is_finished());
+        pando.recover().unwrap();
+        assert!(mounted.join().unwrap().unwrap().is_dir());
+    });
+    pando.volume_unmount("v_db", "a");
+    pando.volume_remove("v_db", PATIENCE).unwrap();
+}
+
 #[test]
 fn what_takes_too_long_is_made_behind_and_a_mount_waits_for_it() {
     let kit = Kit::new();

@@ -25,6 +25,7 @@ mod options;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,8 @@ pub struct Volumes {
     behind: Mutex<HashMap<Name, OperationId>>,
     /// When services that are owed a start were last tried.
     tried: Mutex<HashMap<CloneId, Instant>>,
+    /// Whether what a former daemon had under way is still coming to its end: volumes are only looked at.
+    held: AtomicBool,
 }
 
 impl Default for Volumes {
@@ -71,6 +74,7 @@ impl Default for Volumes {
             deciding: Mutex::default(),
             behind: Mutex::default(),
             tried: Mutex::default(),
+            held: AtomicBool::new(false),
         }
     }
 }
@@ -78,6 +82,16 @@ impl Default for Volumes {
 impl Volumes {
     fn decide(&self) -> MutexGuard<'_, ()> {
         self.deciding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on volumes are only looked at.
+    pub fn hold(&self) {
+        self.held.store(true, Ordering::Release);
+    }
+
+    /// They can be used again. The bell is rung by whoever calls.
+    pub fn release(&self) {
+        self.held.store(false, Ordering::Release);
     }
 
     /// Whether it is time to try a start again.
@@ -121,6 +135,7 @@ impl Pando {
         let wish = Wish::read(options)?;
         let begun = self.world.clock.instant();
         let left = || patience.saturating_sub(begun.elapsed());
+        self.recovered(patience)?;
         let operation = {
             let _one = self.world.volumes.decide();
             match self.world.catalog.get::<VolumeRecord>(name.as_str()).map_err(IntoProblem::into_problem)? {
@@ -204,9 +219,11 @@ impl Pando {
     /// When there is none with that name, or it cannot be used now.
     pub fn volume_mount(&self, name: &str, id: &str, patience: Duration) -> Result<PathBuf, Problem> {
         let name = parse(name)?;
+        let begun = self.world.clock.instant();
+        self.recovered(patience)?;
         // Before the look: a refresh that begins now waits, or is seen here.
         self.world.volumes.mounts.begin(&name, id, self.world.clock.instant());
-        let place = self.settled(&name, patience);
+        let place = self.settled(&name, patience.saturating_sub(begun.elapsed()));
         if place.is_err() {
             self.world.volumes.mounts.end(&name, id);
         }
@@ -217,6 +234,23 @@ impl Pando {
     pub fn volume_unmount(&self, name: &str, id: &str) {
         if let Ok(name) = parse(name) {
             self.world.volumes.mounts.end(&name, id);
+        }
+    }
+
+    /// Waits so long until what a former daemon had under way has come to its end.
+    fn recovered(&self, patience: Duration) -> Result<(), Problem> {
+        let begun = self.world.clock.instant();
+        loop {
+            let seen = self.world.rung();
+            if !self.world.volumes.held.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let left = patience.saturating_sub(begun.elapsed());
+            if left.is_zero() || self.world.is_stopping() {
+                return Err(refused("pando has just started, and brings to its end what was under way before")
+                    .hint("try again in a moment"));
+            }
+            self.world.wait_for_bell(seen, left);
         }
     }
 
@@ -262,11 +296,13 @@ impl Pando {
     /// When there is none with that name, it is in use, or others were made of it.
     pub fn volume_remove(&self, name: &str, patience: Duration) -> Result<(), Problem> {
         let name = parse(name)?;
+        let begun = self.world.clock.instant();
+        self.recovered(patience)?;
         let operation = {
             let _one = self.world.volumes.decide();
             self.drop_volume(&name)?
         };
-        let ended = self.wait(&operation.id, patience)?;
+        let ended = self.wait(&operation.id, patience.saturating_sub(begun.elapsed()))?;
         match ended.state {
             OperationState::Done | OperationState::Running => Ok(()),
             _ => Err(ended.error.unwrap_or_else(|| failed(format!("{name} was not removed")))),

@@ -145,6 +145,8 @@ fn a_running_project_is_set_back_and_goes_on_as_before_when_that_fails() {
         }
         project.shows(&stand, "1 10", "mine");
     }
+    // What a dead daemon left was brought to its end at once: its volumes were shown to the engine by then.
+    assert!(!stand.events().contains("is stuck"), "{}", stand.events());
     stand.json(&["undo", "set1"]);
     project.shows(&stand, "1", "one");
 
