@@ -79,7 +79,9 @@ fn what_is_in_use_is_not_touched_whoever_asks() {
     let row = pando.list().unwrap().clones.remove(0);
     let user = "container 3f3f3f3f3f3f (postgres, process 7)".to_owned();
     assert_eq!((shown.state, shown.used_by), (CloneState::Running, vec![user.clone()]));
-    assert_eq!((row.state, row.used_by), (CloneState::Running, vec![user]));
+    assert_eq!((row.state, row.used_by), (CloneState::Running, vec![user.clone()]));
+    let status = pando.volume("v_db").unwrap().status;
+    assert_eq!((&status["state"], &status["used_by"]), (&"running".into(), &vec![user].into()), "{status:?}");
     assert_eq!(kit.there("v").state, CloneState::Stopped, "none of its servers runs here");
     assert_eq!(super::agree::complaints(&kit), Vec::<String>::new());
 }

@@ -91,6 +91,17 @@ pub fn of_clones(world: &World, clones: &[CloneRecord]) -> Done<BTreeMap<CloneId
     for clone in clones.iter().filter(|clone| clone.elsewhere || with_volumes.contains(&clone.id)) {
         whose.extend(clone.sources.values().map(|source| (source.volume.as_str(), clone)));
     }
+    seen(world, &whose)
+}
+
+/// The same of a clone that has volumes, on no connection that waits for a disk.
+pub fn of_clone(world: &World, clone: &CloneRecord) -> Done<Vec<Holder>> {
+    let whose = clone.sources.values().map(|source| (source.volume.as_str(), clone)).collect();
+    Ok(seen(world, &whose)?.remove(&clone.id).unwrap_or_default())
+}
+
+/// Who uses these trees, by the clone that has them.
+fn seen(world: &World, whose: &BTreeMap<&str, &CloneRecord>) -> Done<BTreeMap<CloneId, Vec<Holder>>> {
     let trees: Vec<&str> = whose.keys().copied().collect();
     if trees.is_empty() {
         return Ok(BTreeMap::new());

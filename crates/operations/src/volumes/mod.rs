@@ -55,6 +55,8 @@ pub struct Volumes {
     pub mounts: in_use::Mounts,
     /// The pool's bytes.
     pub counted: look::Counted,
+    /// Who uses clones.
+    pub seen: look::Seen,
     /// One decision at a time: which clone a volume joins, which one goes with it.
     deciding: Mutex<()>,
     /// Volumes that are made behind, because whoever asked could not wait.
@@ -71,6 +73,7 @@ impl Default for Volumes {
             holders: pando_host::holders,
             mounts: in_use::Mounts::default(),
             counted: look::Counted::default(),
+            seen: look::Seen::default(),
             deciding: Mutex::default(),
             behind: Mutex::default(),
             tried: Mutex::default(),

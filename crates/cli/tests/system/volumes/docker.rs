@@ -69,6 +69,10 @@ fn t23_a_container_serves_a_clone_and_nothing_is_taken_from_under_it() {
     // The engine shows what it is; the second volume of the project is of the same clone.
     let inspected = docker.run(&["volume", "inspect", "-f", "{{.Status.app}} {{.Status.clone}}", "dev1_db"]);
     assert_eq!(inspected, "shop dev1");
+    let inspected = || docker.run(&["volume", "inspect", "-f", "{{.Status.state}} {{.Status.used_by}}", "dev1_db"]);
+    let user = docker.run(&["inspect", "-f", "{{.Id}}", "db"])[..12].to_owned();
+    let is = |shown: String| shown.starts_with("running [container ") && shown.contains(&user);
+    assert!(wait_until(Duration::from_secs(10), || is(inspected())), "{}", inspected());
     docker.run(&["volume", "create", "-d", &driver_name, "-o", "from=shop", "-o", "source=files", "dev1_files"]);
     assert_eq!(docker.run(&["volume", "inspect", "-f", "{{.Status.clone}}", "dev1_files"]), "dev1");
     let said = fails(&docker, &["volume", "create", "-d", &driver_name, "../evil"]);
