@@ -127,6 +127,30 @@ const ANSWERS: &[Broken] = &[
         "an unknown operation is refused",
         "ends with 0 all the same",
     ),
+    (
+        "misspells an operation",
+        ("\"ready\": ready,", "\"redy\": ready,"),
+        "ready: it is known, and answers in the protocol's words",
+        "the same words as an operation that does not exist",
+    ),
+    (
+        "misspells a field of what is to be run",
+        ("{\"unit\": {\"args\": [\"copy\"]", "{\"unit\": {\"arguments\": [\"copy\"]"),
+        "ingest: it is known, and answers in the protocol's words",
+        "unknown field `arguments`",
+    ),
+    (
+        "says of nothing that it is ready",
+        ("return {\"ready\": False, \"doing\": \"etcd is starting\"}", "return {\"ready\": True}"),
+        "ready: it is known, and answers in the protocol's words",
+        "ready where there is none",
+    ),
+    (
+        "fails without a word where nothing is",
+        ("    data = question[\"place\"][\"data\"]\n", "    data = question[\"place\"][\"data\"]\n    sys.exit(1)\n"),
+        "prepare: it is known, and answers in the protocol's words",
+        "without a word",
+    ),
 ];
 
 const LIVES: &[Broken] = &[

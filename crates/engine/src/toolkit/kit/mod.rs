@@ -5,6 +5,7 @@
 //! What cannot be looked at because something before it does not hold is said to be so: a kit that passes has
 //! looked at everything.
 
+mod alone;
 mod asked;
 mod copied;
 mod program;
@@ -36,7 +37,7 @@ const UNIT: Duration = Duration::from_secs(1800);
 pub struct Options<'a> {
     /// The executable.
     pub path: &'a Path,
-    /// A production that it can be tested with; without one only the questions are.
+    /// A production that it can be tested with; without one only questions and answers are.
     pub url: Option<&'a SourceUrl>,
     /// Who runs it; `None`: this process' own user.
     pub account: Option<Account>,
@@ -123,6 +124,7 @@ impl Kit<'_> {
     fn all(&mut self) -> Result<(), Stop> {
         self.asked()?;
         if self.source.is_none() {
+            self.alone();
             return Ok(());
         }
         self.production()?;
