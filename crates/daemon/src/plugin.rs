@@ -238,6 +238,9 @@ fn shown(volume: &VolumeView, whole: bool) -> Value {
 }
 
 #[cfg(test)]
+mod any_bytes;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
