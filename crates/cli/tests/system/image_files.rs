@@ -43,11 +43,15 @@ impl Web {
 struct User(TempDir);
 
 impl User {
-    fn new(registry: &ImageRegistry) -> Self {
+    /// The helper keeps the login of this registry alone, or it is the store for all of them.
+    fn new(registry: &ImageRegistry, for_all: bool) -> Self {
         let home = TempDir::new().unwrap();
         let path = |name: &str| home.path().join(name);
         fs::create_dir(path(".docker")).unwrap();
-        let config = serde_json::json!({ "credHelpers": { registry.host(): "of-tests" } });
+        let config = match for_all {
+            true => serde_json::json!({ "credsStore": "of-tests", "auths": { registry.host(): {} } }),
+            false => serde_json::json!({ "credHelpers": { registry.host(): "of-tests" } }),
+        };
         fs::write(path(".docker/config.json"), config.to_string()).unwrap();
         // Standard input names the registry; what it does not know is an error, said on standard output.
         let script = format!(
@@ -101,7 +105,7 @@ fn a_directory_goes_to_a_registry_with_tokens_by_tls_with_a_login_that_a_helper_
     let (Some(docker), Some(registry)) = (Docker::start(), ImageRegistry::start_with(Access::Token, true)) else {
         return;
     };
-    let (web, user, certs) = (Web::new(), User::new(&registry), registry.certs().display().to_string());
+    let (web, user, certs) = (Web::new(), User::new(&registry, false), registry.certs().display().to_string());
     let engine = ("DOCKER_HOST", "unix:///nobody/is/here.sock");
     let mut daemon = Daemon::start_with(Path::new(PANDO), &[engine]);
     web.link(&daemon);
@@ -128,9 +132,12 @@ fn a_directory_goes_to_a_registry_with_tokens_by_tls_with_a_login_that_a_helper_
     assert_eq!(second["push"]["sent_blobs"], 2, "a layer and a configuration: {second}");
     assert_eq!(listed(&docker, &reference), ["-rw-r--r-- 33/34 4 2001-09-09 01:46 img/new.svg"]);
 
-    // In another repository of that registry nothing is sent again but what is new there.
+    // In another repository of that registry nothing is sent again but what is new there. One helper keeps all logins of this user.
     let twin = format!("{}/team/twin:1", registry.host());
-    let third = json(&user.runs(&daemon, "yes", &["image", "push", "web", &twin]));
+    let store = User::new(&registry, true);
+    let push = ["image", "push", "web", &twin];
+    assert!(said(&store.runs(&daemon, "no", &push), 4, &push).contains("docker login"));
+    let third = json(&store.runs(&daemon, "yes", &push));
     assert_eq!(third["digest"], second["digest"]);
     daemon.pando_json(&["unlink", "web"]);
     let alarms = daemon.alarms(&[]);
@@ -183,6 +190,15 @@ fn an_image_as_a_file_is_loaded_by_docker_and_by_podman_and_is_the_same_each_tim
     command.env("PANDO_HOME", daemon.home()).env_remove("PANDO_HOST");
     let streamed = command.args(["image", "build", &then, "web:ci", "--output", "-"]).output().unwrap();
     assert!(streamed.status.success() && streamed.stdout == fs::read(file("one.tar")).unwrap());
+
+    // A directory that is larger than it may be is refused before any of it is packed, and what is large in it is named.
+    web.put("img/large.raw", &"x".repeat(3 << 20));
+    let big = ["image", "build", "web@now", "big:1", "--base", &base, "--path", "/srv/www", "--max-size", "2M"];
+    let refused = said(&daemon.pando(&big), 4, &big);
+    assert!(refused.contains("img/large.raw 3.0 MiB") && refused.contains("--max-size"), "{refused}");
+    let listed = daemon.pando_json(&["image", "ls"]);
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+    assert_eq!(entries(&daemon.home().join("images/work")), Vec::<String>::new());
 
     // Another home that was given this moment has the same data in it, digest and all.
     let archive = file("web.tar");

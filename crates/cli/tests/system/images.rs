@@ -160,24 +160,31 @@ fn mariadb_and_redis_are_images_too_without_any_engine() {
     production.sql("CREATE TABLE note (id INT PRIMARY KEY); INSERT INTO note SELECT seq FROM seq_1_to_5000");
     (0..200).for_each(|key| drop(cache.client().run(&["SET", &format!("key{key}"), "value"])));
     let daemon = Daemon::start_with(Path::new(PANDO), &[("DOCKER_HOST", "unix:///nobody/is/here.sock")]);
-    let (db, q) = (format!("db={}", production.url()), format!("q={}", cache.url(0)));
-    daemon.pando_json(&["link", "stack", &db, &q]);
+    // What the app's file names is built on where no other is named.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("stack.toml");
+    let source = |name: &str, url: &str, more: &str| format!("[[sources]]\nname = \"{name}\"\nurl = \"{url}\"\n{more}");
+    let named = format!("image = \"{mariadb}\"\n");
+    let text = source("db", &production.url(), &named) + &source("q", &cache.url(0), "");
+    std::fs::write(&file, format!("app = \"stack\"\n{text}")).unwrap();
+    daemon.pando_json(&["apply", file.to_str().unwrap()]);
     let several = said(&daemon.pando(&["image", "build", "stack", "x:1"]), 2, &["image build"]);
     assert!(several.contains("--source: db, q"), "{several}");
-    let push = |source: &str, base: &str| {
+    let push = |source: &str, base: &str, how: &[&str]| {
         let reference = format!("{}/team/{source}:1", registry.host());
-        let options = ["--source", source, "--base", base, "--user", "app"];
+        let options = [&["--source", source, "--user", "app"], how].concat();
         let made = daemon.pando_json(&[&["image", "push", "stack@now", &reference], &options[..]].concat());
+        assert_eq!(made["base"], base, "{made}");
         // The server image is in the same registry: its layers did not travel.
         assert_eq!(made["push"]["sent_blobs"], 2, "{made}");
         docker.run(&["run", "-d", "--network", "none", "--name", &format!("of-{source}"), &reference]);
         made["password"].as_str().unwrap().to_owned()
     };
-    let password = push("db", &mariadb);
+    let password = push("db", &mariadb, &[]);
     let client = [&["env", &format!("MYSQL_PWD={password}"), "mariadb", "-h127.0.0.1", "-uapp", "blog"], &["-NBe"][..]];
     let asked = [&client.concat()[..], &["SELECT COUNT(*) FROM note"]].concat();
     assert_eq!(answers(&docker, "of-db", &asked), "5000");
-    let password = push("q", &redis);
+    let password = push("q", &redis, &["--base", &redis]);
     let client = ["redis-cli", "--user", "app", "--pass", &password, "--no-auth-warning"];
     assert_eq!(answers(&docker, "of-q", &[&client[..], &["DBSIZE"]].concat()), "200");
     assert!(
