@@ -1,6 +1,6 @@
 //! The runtime on a real engine.
 
-use pando_testkit::{Docker, Image, Podman};
+use pando_testkit::{Docker, Image, Podman, wait_until};
 
 use super::*;
 use crate::conformance;
@@ -18,9 +18,8 @@ fn the_contract_holds_on_docker() {
 fn what_has_ended_is_left(runtime: &DockerRuntime) {
     let unit = conformance::spec("/bin/true", &[]);
     runtime.ensure_running(&unit).unwrap();
-    while matches!(runtime.state(&unit.id).unwrap(), UnitState::Running { .. }) {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    let ended = || !matches!(runtime.state(&unit.id).unwrap(), UnitState::Running { .. });
+    assert!(wait_until(std::time::Duration::from_secs(60), ended));
     assert_eq!(runtime.remains().unwrap(), std::slice::from_ref(&unit.id));
     runtime.ensure_gone(&unit.id).unwrap();
     assert_eq!(runtime.remains().unwrap(), []);
