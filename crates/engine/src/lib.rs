@@ -334,8 +334,8 @@ pub trait Engine: Send + Sync {
     fn verdict(&self, code: i32, _log: &str) -> Verdict {
         if code == 0 { Verdict::Done } else { Verdict::Failed }
     }
-    /// Bytes done and bytes in all, read from the log of the running `ingest` or `sync` unit.
-    fn progress(&self, log: &str) -> Option<(u64, Option<u64>)>;
+    /// Bytes done and bytes in all of the running `ingest` or `sync` unit, whose log is `log`.
+    fn progress(&self, seat: &Seat, log: &str) -> Option<(u64, Option<u64>)>;
     /// After `ingest`: turns the copy into a mirror, and begins a new epoch of the log.
     fn settle(&self, seat: &Seat, source: &Source) -> Result<(), EngineError>;
 

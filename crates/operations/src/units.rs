@@ -73,7 +73,7 @@ pub fn run_to_end(run: &Run, held: &Held, what: &str, plan: UnitPlan) -> Done<()
             ticks += 1;
             if ticks.is_multiple_of(3)
                 && let Ok(log) = world.runtime.log_tail(&spec.id, 5)
-                && let Some((done, total)) = held.engine.progress(&log)
+                && let Some((done, total)) = held.engine.progress(&held.seat, &log)
             {
                 run.progress(what, done, total);
             }

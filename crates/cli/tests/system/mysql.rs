@@ -10,6 +10,8 @@ use pando_testkit::{Daemon, Docker, Image, MariadbProduction, Mysql, MysqlProduc
 use crate::mysql_family::{self, Side, shared_tests, url};
 use crate::stand::PANDO;
 
+mod copy;
+
 type Stand = mysql_family::Stand<Mysql>;
 
 impl Side for Mysql {

@@ -181,7 +181,7 @@ impl Engine for FilesEngine {
         rsync::verdict(code, log)
     }
 
-    fn progress(&self, log: &str) -> Option<(u64, Option<u64>)> {
+    fn progress(&self, _: &Seat, log: &str) -> Option<(u64, Option<u64>)> {
         rsync::progress(log)
     }
 

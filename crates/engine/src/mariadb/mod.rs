@@ -90,7 +90,13 @@ impl Flavor for Mariadb {
         encrypts.then(|| finding(what, None, false)).into_iter().collect()
     }
 
-    fn first_copy(installations: &Installations, url: &SourceUrl, facts: &Facts, found: &mut Preflight) -> bool {
+    fn first_copy(
+        installations: &Installations,
+        _: &dyn Fn(&str) -> Result<String, EngineError>,
+        url: &SourceUrl,
+        facts: &Facts,
+        found: &mut Preflight,
+    ) -> Result<bool, EngineError> {
         found.notes.push(
             "moments are exact to the second: a MariaDB binary log knows no fractions; those between show what was \
              certainly committed by then"
@@ -109,13 +115,13 @@ impl Flavor for Mariadb {
                         dir.display()
                     ),
                 });
-                return backup;
+                return Ok(backup);
             }
             Ok(Near::No(Some(why))) => found.notes.push(format!("the first copy is a dump: {why}")),
             Ok(Near::No(None)) => {}
             Err(finding) => found.findings.push(*finding),
         }
-        false
+        Ok(false)
     }
 
     const APPLIED: &'static str = "SELECT @@gtid_slave_pos";

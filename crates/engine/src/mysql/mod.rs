@@ -3,8 +3,13 @@
 //! Production's password is given to the thread that receives, at its start, and never to `CHANGE REPLICATION SOURCE`:
 //! that would keep it in a table, and so in each snapshot and clone (M-2).
 //!
-//! `log/` knows what MySQL's transactions are in the log.
+//! | file | what it knows |
+//! |---|---|
+//! | `donor.rs`, `copy.rs` | the first copy where production's clone plugin can make it |
+//! | `log/` | what MySQL's transactions are in the log |
 
+mod copy;
+mod donor;
 mod log;
 
 use std::fs;
@@ -16,6 +21,7 @@ use std::time::Duration;
 use pando_host::{Account, durable};
 use pando_model::{EngineKind, SourceUrl};
 
+use self::donor::{Taker, Way};
 use self::log::Gtid;
 pub use self::log::Mysql;
 use crate::mysql_family::binlog::dialect::Position as _;
@@ -23,12 +29,12 @@ use crate::mysql_family::config::{Manner, Options, REDO};
 use crate::mysql_family::facts::{Facts, finding};
 use crate::mysql_family::flavor::Flavor;
 use crate::mysql_family::identity::{Coordinates, Stands};
-use crate::mysql_family::install::{Programs, Version};
+use crate::mysql_family::install::{Installations, Programs, Version};
 use crate::mysql_family::production::says;
 use crate::mysql_family::session::socket;
 use crate::mysql_family::wire::{ClientError, Rows, Session, literal};
 use crate::mysql_family::{FamilyEngine, io as failed};
-use crate::{Credentials, EngineError, Finding, seat};
+use crate::{Credentials, EngineError, Finding, Ingest, Preflight, Seat, Source, UnitPlan, seat};
 
 /// The engine for MySQL servers.
 pub type MysqlEngine = FamilyEngine<Mysql>;
@@ -64,7 +70,15 @@ impl Flavor for Mysql {
     const REPLICA: &'static str = "Replica";
 
     const SHARED: &'static [&'static str] = &[];
-    const ASKED: &'static [&'static str] = &["gtid_mode", "enforce_gtid_consistency"];
+    const ASKED: &'static [&'static str] = &[
+        "gtid_mode",
+        "enforce_gtid_consistency",
+        "character_set_filesystem",
+        "innodb_data_file_path",
+        "innodb_redo_log_encrypt",
+        "innodb_undo_log_encrypt",
+        "version_compile_machine",
+    ];
     const ENCRYPTED: (&'static str, &'static str) =
         ("LIKE '%ENCRYPTION=\\'Y\\'%'", "encrypted at rest, which a mirror cannot keep yet");
     const FIXES: [&'static str; 3] = [
@@ -89,6 +103,32 @@ impl Flavor for Mysql {
             }
         };
         vec![finding(what, Some(fix), true)]
+    }
+
+    fn first_copy(
+        installations: &Installations,
+        ask: &dyn Fn(&str) -> Result<String, EngineError>,
+        url: &SourceUrl,
+        facts: &Facts,
+        found: &mut Preflight,
+    ) -> Result<bool, EngineError> {
+        let Some(here) = installations.of(facts.series()).ok().filter(|_| !found.findings.iter().any(|one| one.fatal))
+        else {
+            return Ok(false);
+        };
+        match donor::way(&Taker::of(here), url, facts, &donor::ask(ask)?) {
+            Way::Plugin => {
+                found.notes.push("the first copy is made by production's clone plugin".to_owned());
+                return Ok(true);
+            }
+            Way::Dump(why) => found.notes.extend(why.map(|why| format!("the first copy is a dump: {why}"))),
+            Way::Until(why, sql) => {
+                let what =
+                    format!("the first copy is a dump; by production's clone plugin it would be faster, but {why}");
+                found.findings.push(finding(what, Some(&sql), false));
+            }
+        }
+        Ok(false)
     }
 
     /// On one line.
@@ -163,6 +203,31 @@ impl Flavor for Mysql {
     }
 
     const WANTS_NO_FILE: bool = true;
+
+    fn copy_files(engine: &MysqlEngine, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError> {
+        copy::begin(engine, seat, source)
+    }
+
+    fn copies_files(seat: &Seat) -> bool {
+        copy::runs(seat)
+    }
+
+    fn progress(seat: &Seat) -> Option<(u64, Option<u64>)> {
+        copy::progress(seat)
+    }
+
+    fn copy_files_next(
+        engine: &MysqlEngine,
+        seat: &Seat,
+        source: &Source,
+        done: usize,
+    ) -> Result<Option<Ingest>, EngineError> {
+        copy::next(engine, seat, source, done)
+    }
+
+    fn copied(_: &MysqlEngine, seat: &Seat, _: &Source) -> Result<Option<Self::Position>, EngineError> {
+        copy::runs(seat).then(|| copy::position(seat)).transpose()
+    }
 
     fn change(url: &SourceUrl, facts: &Facts) -> String {
         let mut change = format!(

@@ -44,6 +44,11 @@ impl Facts {
         (major, minor)
     }
 
+    /// Whether it may do something to everything; other names for the same right.
+    pub fn may(&self, names: &[&str]) -> bool {
+        self.rights.iter().any(|right| right == "ALL PRIVILEGES" || names.contains(&right.as_str()))
+    }
+
     /// A setting; empty where it has none.
     pub fn setting(&self, name: &str) -> &str {
         self.settings.get(name).map(String::as_str).unwrap_or_default()
@@ -131,7 +136,8 @@ pub fn look<F: Flavor>(
         bytes: Some(facts.bytes),
         ..Preflight::default()
     };
-    let files = F::first_copy(installations, url, &facts, &mut found);
+    let ask = |sql: &str| query(client, account, url, sql);
+    let files = F::first_copy(installations, &ask, url, &facts, &mut found)?;
     if facts.plain_tables > 0 && !files {
         found.notes.push(format!(
             "{} tables take no part in transactions (MyISAM …): the first copy of them is of the time it was made",
@@ -164,15 +170,13 @@ fn granted(line: &str) -> Vec<String> {
 }
 
 /// `rep@%` as an account in SQL.
-fn account_of(role: &str) -> String {
+pub fn account_of(role: &str) -> String {
     let (user, host) = role.rsplit_once('@').unwrap_or((role, "%"));
     format!("{}@{}", identifier(user), identifier(host))
 }
 
 fn rights(facts: &Facts) -> Vec<Finding> {
-    let has =
-        |names: &[&str]| facts.rights.iter().any(|right| right == "ALL PRIVILEGES" || names.contains(&right.as_str()));
-    let missing: Vec<_> = RIGHTS.iter().filter(|(names, _)| !has(names)).collect();
+    let missing: Vec<_> = RIGHTS.iter().filter(|(names, _)| !facts.may(names)).collect();
     if missing.is_empty() {
         return Vec::new();
     }

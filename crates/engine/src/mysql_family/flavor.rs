@@ -50,9 +50,16 @@ pub trait Flavor: Dialect + Clone + PartialEq + Send + Sync {
     const FIXES: [&'static str; 3];
     /// What is known of settings that only it has.
     fn settings(facts: &Facts) -> Vec<Finding>;
-    /// What a user should know before a link, and what else is wrong. Whether the first copy is one of files.
-    fn first_copy(_: &Installations, _: &SourceUrl, _: &Facts, _: &mut Preflight) -> bool {
-        false
+    /// What a user should know before a link, and what else is wrong. `ask`: asks production. Whether the first copy is
+    /// one of files.
+    fn first_copy(
+        _: &Installations,
+        _: &dyn Fn(&str) -> Result<String, EngineError>,
+        _: &SourceUrl,
+        _: &Facts,
+        _: &mut Preflight,
+    ) -> Result<bool, EngineError> {
+        Ok(false)
     }
 
     // --- Where a server is ---------------------------------------------------------------------------------------
@@ -92,6 +99,10 @@ pub trait Flavor: Dialect + Clone + PartialEq + Send + Sync {
     /// Whether such a copy is being made.
     fn copies_files(_: &Seat) -> bool {
         false
+    }
+    /// Bytes of it that are there and bytes in all, where its programs do not print them.
+    fn progress(_: &Seat) -> Option<(u64, Option<u64>)> {
+        None
     }
     /// Its next program.
     fn copy_files_next(_: &FamilyEngine<Self>, _: &Seat, _: &Source, _: usize) -> Result<Option<Ingest>, EngineError> {

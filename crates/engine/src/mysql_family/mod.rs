@@ -53,7 +53,7 @@ use self::facts::Facts;
 use self::flavor::Flavor;
 use self::identity::Seen;
 use self::install::{Installation, Installations, words};
-pub use self::mirror::{server, text};
+pub use self::mirror::{place, server, text};
 use self::session::Sessions;
 use self::tree::{Mark as TreeMark, Tree};
 use crate::{
@@ -181,8 +181,8 @@ impl<F: Flavor> Engine for FamilyEngine<F> {
         first::next(self, seat, source, done)
     }
 
-    fn progress(&self, _: &str) -> Option<(u64, Option<u64>)> {
-        None
+    fn progress(&self, seat: &Seat, _: &str) -> Option<(u64, Option<u64>)> {
+        F::progress(seat)
     }
 
     fn settle(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {

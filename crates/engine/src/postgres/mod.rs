@@ -203,7 +203,7 @@ impl Engine for PostgresEngine {
         mirror::ingest(self, seat, source)
     }
 
-    fn progress(&self, log: &str) -> Option<(u64, Option<u64>)> {
+    fn progress(&self, _: &Seat, log: &str) -> Option<(u64, Option<u64>)> {
         mirror::progress(log)
     }
 

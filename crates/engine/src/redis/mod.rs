@@ -186,7 +186,7 @@ impl Engine for RedisEngine {
         mirror::ingest(self, seat, source)
     }
 
-    fn progress(&self, _: &str) -> Option<(u64, Option<u64>)> {
+    fn progress(&self, _: &Seat, _: &str) -> Option<(u64, Option<u64>)> {
         None
     }
 

@@ -199,7 +199,7 @@ impl Engine for SimEngine {
         Ok(plan("ingest", "/bin/true", seat))
     }
 
-    fn progress(&self, _log: &str) -> Option<(u64, Option<u64>)> {
+    fn progress(&self, _: &Seat, _log: &str) -> Option<(u64, Option<u64>)> {
         Some((8, Some(8)))
     }
 

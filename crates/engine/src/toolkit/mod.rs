@@ -301,7 +301,7 @@ impl Engine for ToolkitEngine {
         }
     }
 
-    fn progress(&self, log: &str) -> Option<(u64, Option<u64>)> {
+    fn progress(&self, _: &Seat, log: &str) -> Option<(u64, Option<u64>)> {
         log.lines().rev().find_map(|line| {
             let read: serde_json::Value = serde_json::from_str(line.trim()).ok()?;
             Some((read.get("done")?.as_u64()?, read.get("total").and_then(serde_json::Value::as_u64)))

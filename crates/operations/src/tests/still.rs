@@ -69,7 +69,7 @@ impl Engine for StillEngine {
     fn ingest(&self, seat: &Seat, _: &Source) -> Result<UnitPlan, EngineError> {
         Ok(plan("ingest", seat))
     }
-    fn progress(&self, _: &str) -> Option<(u64, Option<u64>)> {
+    fn progress(&self, _: &Seat, _: &str) -> Option<(u64, Option<u64>)> {
         None
     }
     fn settle(&self, _: &Seat, _: &Source) -> Result<(), EngineError> {

@@ -318,6 +318,10 @@ pub fn seal(world: &World, source: &Source) -> Done<pando_catalog::Sealed> {
 /// Makes the first copy of all sources.
 pub fn copy(run: &Run, owner: &Owner) -> Done<()> {
     for (name, held) in &owner.sources {
+        // A crash of the daemon may have left the server of a former try running.
+        if let Some(server) = held.units.get("server") {
+            run.world.runtime.ensure_gone(server)?;
+        }
         let plan = held.engine.ingest(&held.seat, &held.source)?;
         let what = format!("copying {name}");
         units::run_to_end(run, held, &what, plan)?;

@@ -1,0 +1,215 @@
+//! The first copy: by production's clone plugin where it has one that Pando may use, else a dump; under load, with what
+//! belongs to production's server alone left out.
+//!
+//! Which of the two a copy was is told by when its tables were made: those of a dump are made with it.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pando_testkit::{Mysql, tools, wait_until};
+
+use super::{Stand, mysql_family};
+use crate::any_second::Oracle;
+use crate::mysql_family::{ROWS, Side, find};
+use crate::stand::Raised;
+
+const INSTALL: &str = "INSTALL PLUGIN clone SONAME 'mysql_clone.so'";
+const MADE: &str =
+    "SELECT table_name, create_time FROM information_schema.tables WHERE table_schema = 'blog' ORDER BY 1";
+/// What README says an account needs.
+const USUAL: &str = "CREATE USER lesser@'%' IDENTIFIED BY 'lesser-secret'; GRANT REPLICATION SLAVE, REPLICATION CLIENT, \
+    SELECT, RELOAD, LOCK TABLES, SHOW VIEW, EVENT, TRIGGER, PROCESS ON *.* TO lesser@'%'";
+
+fn at(url: &str, sql: &str) -> String {
+    mysql_family::at::<Mysql>(url, sql)
+}
+
+impl Stand {
+    /// What `show` notes of the source.
+    fn notes(&self) -> String {
+        self.json(&["show", "blog"])["sources"]["db"]["notes"].to_string()
+    }
+
+    /// A clone at now, looked at and removed.
+    fn looked(&self, look: impl FnOnce(&str)) {
+        look(&self.copy("blog@now", "looked", &[]));
+        self.json(&["rm", "looked"]);
+    }
+
+    fn as_lesser(&self) -> String {
+        self.source().replace("rep:prod-secret", "lesser:lesser-secret")
+    }
+}
+
+#[test]
+fn m03_m06_by_the_clone_plugin_under_load_any_moment_after_it_is_exact() {
+    let Some(stand) = Stand::new() else { return };
+    stand.production.sql(&format!(
+        "{INSTALL}; CREATE TABLE mark (n BIGINT PRIMARY KEY, text VARCHAR(200)); CREATE TABLE counter (n INT); \
+         INSERT INTO counter VALUES (0); CREATE TABLE plain (n INT) ENGINE=MyISAM; \
+         CREATE TABLESPACE own ADD DATAFILE 'own.ibd'; CREATE TABLE placed (n INT) TABLESPACE own; INSERT INTO placed VALUES (7); \
+         CREATE TABLE parts (n INT) PARTITION BY HASH (n) PARTITIONS 3; INSERT INTO parts VALUES (1), (2), (3); \
+         CREATE TABLE words (id INT PRIMARY KEY, text TEXT, FULLTEXT (text)); INSERT INTO words VALUES (1, 'a spruce'); \
+         CREATE VIEW seen AS SELECT n FROM placed; CREATE PROCEDURE add_one() INSERT INTO placed VALUES (1); \
+         CREATE TRIGGER twice BEFORE INSERT ON parts FOR EACH ROW SET NEW.n = 2 * NEW.n; \
+         SET SESSION cte_max_recursion_depth = 200000; CREATE TABLE large (n INT PRIMARY KEY, text CHAR(200)); \
+         INSERT INTO large WITH RECURSIVE all_n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM all_n WHERE n < 100000) \
+         SELECT n, REPEAT('x', 200) FROM all_n"
+    ));
+    let mut oracle = Oracle::default();
+    let stop = AtomicBool::new(false);
+    let mut linked = Timestamp::now();
+    std::thread::scope(|scope| {
+        let _raised = Raised(&stop);
+        scope.spawn(|| write(&stand, &mut oracle, &stop));
+        sleep(Duration::from_millis(500));
+        stand.link(&["--snapshot-every", "2s"]);
+        linked = Timestamp::now();
+        sleep(Duration::from_secs(4));
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(stand.notes().contains("made by production's clone plugin"), "{}", stand.notes());
+    let (_, to) = oracle.span();
+    for place in 1..=3 {
+        let moment = linked + to.duration_since(linked) / 3 * place;
+        let name = format!("c{place}");
+        oracle.check(moment, &at(&stand.copy(&format!("blog@{moment}"), &name, &[]), ROWS));
+        stand.json(&["rm", &name]);
+    }
+    stand.looked(|url| {
+        assert_eq!(at(url, ROWS), stand.production.sql(ROWS));
+        assert_eq!(at(url, MADE), stand.production.sql(MADE), "it was a dump");
+        let all = "CHECKSUM TABLE counter, placed, parts, words, large, plain";
+        assert_eq!(at(url, all), stand.production.sql(all));
+        assert_eq!(at(url, "CHECK TABLE mark, large, plain, placed, parts, words").matches("OK").count(), 6);
+        assert_eq!(at(url, "XA RECOVER"), "", "M-5: nothing is left half committed");
+        at(url, "CALL add_one(); INSERT INTO parts VALUES (5)");
+        assert_eq!(at(url, "SELECT COUNT(*), (SELECT MAX(n) FROM parts) FROM seen"), "2\t10");
+        assert_eq!(at(url, "SELECT id FROM words WHERE MATCH (text) AGAINST ('spruce')"), "1");
+    });
+    // What it was copied by is left nowhere, production's password neither.
+    let home = stand.daemon.home();
+    for name in ["pando.copy", "#clone", "clone.sql", "recipient"] {
+        assert!(!find(&home.join("pool/volumes"), name) && !find(&home.join("log"), name), "{name}");
+    }
+    for dir in ["pool/volumes", "log"] {
+        let found =
+            tools::output(Path::new("/usr/bin/grep"), &["-rl", "prod-secret", home.join(dir).to_str().unwrap()]);
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "", "{dir}");
+    }
+    stand.end(&[]);
+}
+
+/// Commits a row after the other in InnoDB's tables, with DDL between them.
+fn write(stand: &Stand, oracle: &mut Oracle, stop: &AtomicBool) {
+    for round in 1.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        oracle.commit_by(|n| {
+            let row = format!("INSERT INTO mark VALUES ({n}, REPEAT('x', 100))");
+            stand.production.sql(&Mysql::own_way(round % 14, &row).unwrap_or_else(|| match round % 14 {
+                3 => format!("CREATE TABLE t{n} (n INT); {row}; ALTER TABLE counter ADD c{n} INT"),
+                _ => format!("BEGIN; {row}; UPDATE counter SET n = n + 1; COMMIT"),
+            }));
+        });
+        sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn m01_m02_m08_m11_m16_nor_does_a_clone_of_a_copy_by_the_plugin() {
+    let Some(stand) = Stand::new() else { return };
+    stand.production.sql(INSTALL);
+    mysql_family::nothing_of_production(stand);
+}
+
+#[test]
+fn m04_where_the_plugin_cannot_be_used_the_first_copy_is_a_dump_and_says_why() {
+    let Some(stand) = Stand::new() else { return };
+    stand.production.sql(&format!("{USUAL}; CREATE TABLE note (n INT PRIMARY KEY); INSERT INTO note VALUES (1)"));
+    let is_dump = |url: &str| {
+        assert_eq!(at(url, "SELECT n FROM note"), "1");
+        assert_ne!(at(url, MADE), stand.production.sql(MADE));
+    };
+    sleep(Duration::from_millis(1100));
+    stand.json(&["link", "blog", &stand.as_lesser()]);
+    let statements =
+        "INSTALL PLUGIN clone SONAME 'mysql_clone.so'; GRANT BACKUP_ADMIN ON *.* TO `lesser`@`%`;".to_owned();
+    assert!(
+        stand.notes().contains(&format!(
+            "it would be faster, but its plugin is not active, the account lesser@% lacks BACKUP_ADMIN ({statements})"
+        )),
+        "{}",
+        stand.notes()
+    );
+    stand.looked(is_dump);
+    stand.json(&["unlink", "blog"]);
+
+    // With what was said it is the plugin.
+    stand.production.sql(&statements);
+    stand.json(&["link", "blog", &stand.as_lesser()]);
+    assert!(stand.notes().contains("made by production's clone plugin"), "{}", stand.notes());
+    let same = |url: &str| assert_eq!(at(url, MADE), stand.production.sql(MADE));
+    stand.looked(same);
+    // And when the mirror is made anew.
+    stand.production.sql(&format!("{}; INSERT INTO note VALUES (2)", Mysql::RESET));
+    let anew = || stand.json(&["timeline", "blog"])["ranges"].as_array().is_some_and(|ranges| ranges.len() == 2);
+    assert!(wait_until(Duration::from_secs(60), anew), "{}", stand.daemon.log());
+    stand.state("following", 30);
+    stand.looked(|url| {
+        same(url);
+        assert_eq!(at(url, "SELECT SUM(n) FROM note"), "3");
+    });
+    stand.json(&["unlink", "blog"]);
+    stand.production.sql("DELETE FROM note WHERE n = 2");
+
+    let without = format!("{}?clone-plugin=none", stand.as_lesser());
+    stand.json(&["link", "blog", &without]);
+    assert!(!stand.notes().contains("plugin"), "{}", stand.notes());
+    stand.looked(is_dump);
+    stand.json(&["unlink", "blog"]);
+
+    // Rows that it would leave out.
+    stand.production.sql("CREATE TABLE plain (n INT) ENGINE=MyISAM; INSERT INTO plain VALUES (8)");
+    sleep(Duration::from_millis(1100));
+    stand.json(&["link", "blog", &stand.as_lesser()]);
+    assert!(
+        stand.notes().contains("the first copy is a dump: 1 tables with rows are not InnoDB's"),
+        "{}",
+        stand.notes()
+    );
+    stand.looked(|url| {
+        is_dump(url);
+        assert_eq!(at(url, "SELECT n FROM plain"), "8");
+    });
+    stand.end(&["the heartbeat of an app"]);
+}
+
+#[test]
+fn a_copy_by_the_plugin_that_was_interrupted_is_cleared_and_made_anew() {
+    let Some(mut stand) = Stand::new() else { return };
+    stand.production.sql(&format!("{INSTALL}; CREATE TABLE note (n INT PRIMARY KEY); INSERT INTO note VALUES (1)"));
+    let (source, log) = (stand.source(), stand.daemon.home().join("log"));
+    std::thread::scope(|scope| {
+        let daemon = &stand.daemon;
+        let running = scope.spawn(|| daemon.pando(&["link", "blog", &source]));
+        assert!(wait_until(Duration::from_secs(60), || find(&log, "clone.sql")), "{}", daemon.log());
+        daemon.strike();
+        let _ = running.join();
+    });
+    stand.daemon.kill9();
+    stand.daemon.resume();
+    stand.fails(3, &["show", "blog"]);
+    let alone = || stand.daemon.processes().len() <= 1;
+    assert!(wait_until(Duration::from_secs(10), alone), "{:?}", stand.daemon.command_lines());
+    stand.link(&[]);
+    stand.looked(|url| {
+        assert_eq!(at(url, "SELECT n FROM note"), "1");
+        assert_eq!(at(url, MADE), stand.production.sql(MADE));
+    });
+    stand.end(&["was interrupted", "is undone"]);
+}
