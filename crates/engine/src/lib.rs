@@ -115,7 +115,7 @@ pub struct UnitPlan {
     pub stop_grace_seconds: u64,
 }
 
-/// One more program of a first copy.
+/// One more program of a first copy, or of a tree that is made anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ingest {
     /// The program.
@@ -419,6 +419,17 @@ pub trait Engine: Send + Sync {
     fn slim(&self, seat: &Seat, source: &Source) -> Result<(), EngineError>;
     /// Whether a user may set these server settings on clones.
     fn check_settings(&self, set: &SettingChange) -> Result<(), EngineError>;
+    /// Whether the files of its trees keep what was cut off, whatever is done to it: only one that was made anew may leave
+    /// this machine.
+    fn renews(&self) -> bool {
+        false
+    }
+    /// Makes a prepared, stopped tree anew: the next program after so many were run to their end; `None`: it is made, and
+    /// prepared and stopped as before. What that needs lies beside the tree. From 0 a try that came to no end is begun
+    /// again.
+    fn renew(&self, _seat: &Seat, _source: &Source, _done: usize) -> Result<Option<Ingest>, EngineError> {
+        Ok(None)
+    }
     /// Runs a user's statements on a served clone's database, all or none where the server can.
     fn execute(&self, _seat: &Seat, _source: &Source, _statements: &str) -> Result<(), EngineError> {
         Err(EngineError::Invalid(format!("{} sources take no SQL", self.kind())))

@@ -34,7 +34,8 @@ enum ImageCommand {
     ///
     /// The data is cut off production and stopped cleanly: a container starts without restoring anything, and only the
     /// image's own user gets in. It lies outside of declared volumes, so no start copies it. The next image of the same
-    /// source adds a layer of what changed. The same moment on the same server image is the same image.
+    /// source adds a layer of what changed; MySQL is loaded anew, and is one layer. The same moment on the same server
+    /// image is the same image.
     Build(BuildArgs),
     /// Send an image to its registry, without a container engine; what is there already is not sent
     Push(PushArgs),

@@ -15,10 +15,10 @@ mod copy;
 type Stand = mysql_family::Stand<Mysql>;
 
 impl Side for Mysql {
-    fn daemon() -> Option<Daemon> {
+    fn daemon_with(env: &[(&str, &str)]) -> Option<Daemon> {
         let there = tools::require_root() && tools::require("mkfs.btrfs") && tools::require("mariadb");
-        let prefix = (there && tools::require_mysql()).then(tools::mysql)??;
-        Some(Daemon::start_with(Path::new(PANDO), &[("PANDO_MYSQL", &prefix.display().to_string())]))
+        let prefix = (there && tools::require_mysql()).then(tools::mysql)??.display().to_string();
+        Some(Daemon::start_with(Path::new(PANDO), &[env, &[("PANDO_MYSQL", &prefix)]].concat()))
     }
 
     const EXACT: bool = true;
@@ -39,6 +39,20 @@ impl Side for Mysql {
     const IDENTITY: &'static str = "SELECT @@server_uuid";
     const ACCOUNTS: (&'static str, &'static [(&'static str, &'static str)]) =
         ("ALTER USER app@'%' IDENTIFIED BY 'app-second' RETAIN CURRENT PASSWORD", &[("app", "app-second")]);
+    fn in_other_ways(production: &MysqlProduction) -> String {
+        let known = production.sql(
+            "SELECT plugin_name FROM information_schema.plugins WHERE plugin_type = 'AUTHENTICATION' AND plugin_status = \
+             'ACTIVE' AND plugin_name IN ('mysql_native_password', 'sha256_password')",
+        );
+        let account = |plugin: &str| format!("CREATE USER '{plugin}' IDENTIFIED WITH {plugin} BY 'other-secret'");
+        known.lines().map(account).chain(["DO 0".to_owned()]).collect::<Vec<_>>().join("; ")
+    }
+
+    const MORE_VERIFIERS: &'static str = "SELECT RIGHT(user_attributes ->> '$.additional_password', 40) FROM mysql.user \
+        WHERE JSON_CONTAINS_PATH(user_attributes, 'one', '$.additional_password')";
+    const IMAGE: Image = Image::Mysql;
+    const CLIENT: &'static str = "mysql";
+    const LAYERS_OF_NEXT: usize = 1;
     const KEPT: [&'static str; 2] = [
         "SELECT user FROM mysql.user WHERE authentication_string <> '' AND authentication_string NOT LIKE \
          '%THISISACOMBINATION%' OR JSON_CONTAINS_PATH(user_attributes, 'one', '$.additional_password')",

@@ -308,7 +308,6 @@ impl Flavor for Mariadb {
 
     const CLIENT: &'static [&'static str] = &["--skip-ssl-verify-server-cert", "--abort-source-on-error"];
 
-    const TRAVELS: Result<(), &'static str> = Ok(());
     const TREE: &'static [&'static str] = &["ibdata1", "ib_logfile0", "aria_log_control"];
 
     fn slim(data: &Path) -> Result<bool, EngineError> {

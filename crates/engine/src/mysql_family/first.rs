@@ -62,14 +62,20 @@ fn dump<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source) -> Re
     let address = dir.join("production.cnf");
     seat::write(&address, &options(&F::PROGRAMS, &source.url), account)?;
     let mut args = vec![format!("--defaults-file={}", text(&address))];
-    let usual =
-        ["--all-databases", "--single-transaction", "--routines", "--events", "--triggers", "--hex-blob", "--verbose"];
-    args.extend(usual.iter().chain(&F::DUMP).map(|option| (*option).to_owned()));
-    args.push(format!("--result-file={}", text(&dir.join("dump.sql"))));
-    // The mirror's own server makes these; accounts and time zones are left, and come as they are.
-    args.extend(F::NOT_COPIED.iter().map(|table| format!("--ignore-table=mysql.{table}")));
+    args.extend(dump_options::<F>(&F::DUMP, &dir.join("dump.sql")));
     let program = engine.installation(&engine.facts(source)?)?.tool(F::PROGRAMS.dump)?;
     Ok(plan(program.path(), args, seat))
+}
+
+/// What makes a dump of all there is.
+pub fn dump_options<F: Flavor>(more: &[&str], into: &Path) -> Vec<String> {
+    let usual =
+        ["--all-databases", "--single-transaction", "--routines", "--events", "--triggers", "--hex-blob", "--verbose"];
+    let mut args: Vec<String> = usual.iter().chain(more).map(|option| (*option).to_owned()).collect();
+    args.push(format!("--result-file={}", text(into)));
+    // The server that it goes into makes these; accounts and time zones are left, and come as they are.
+    args.extend(F::NOT_COPIED.iter().map(|table| format!("--ignore-table=mysql.{table}")));
+    args
 }
 
 /// What comes after so many programs.
@@ -84,7 +90,11 @@ pub fn next<F: Flavor>(
     }
     let facts = engine.facts(source)?;
     match done {
-        1 => Ok(Some(Ingest { plan: install(engine, &facts, seat, source)?, server: None })),
+        1 => {
+            let dir = dump_dir(seat);
+            durable::remove_if_there(&dir.join("production.cnf")).map_err(io("removing an option file"))?;
+            Ok(Some(Ingest { plan: install(engine, &facts, seat, source, &dir)?, server: None }))
+        }
         2 => {
             configure(engine, &facts, seat, source)?;
             let plan = load(engine, &facts, seat, &dump_dir(seat).join("dump.sql"))?;
@@ -94,18 +104,18 @@ pub fn next<F: Flavor>(
     }
 }
 
-/// An empty server.
-fn install<F: Flavor>(
+/// An empty server. `aside`: where its first files may lie, if not in its tree.
+pub fn install<F: Flavor>(
     engine: &FamilyEngine<F>,
     facts: &Facts,
     seat: &Seat,
     source: &Source,
+    aside: &Path,
 ) -> Result<UnitPlan, EngineError> {
     let account = seat.account.as_ref();
-    durable::remove_if_there(&dump_dir(seat).join("production.cnf")).map_err(io("removing an option file"))?;
     seat::private_dir(&seat.run, account)?;
     seat::empty(&seat.data)?;
-    let dir = if F::WANTS_NO_FILE { dump_dir(seat) } else { seat.data.clone() };
+    let dir = if F::WANTS_NO_FILE { aside } else { &seat.data };
     let told = config::mirror::<F>(facts, &place(seat, source, facts), &seat.run.join("log"));
     seat::write(&dir.join(config::FILE), &told.text(), account)?;
     seat::write(&dir.join(config::INIT), &config::init::<F>(&Before::Nothing), account)?;

@@ -164,8 +164,9 @@ pub trait Flavor: Dialect + Clone + PartialEq + Send + Sync {
 
     // --- A tree --------------------------------------------------------------------------------------------------
 
-    /// Whether its trees may leave this machine; why not.
-    const TRAVELS: Result<(), &'static str>;
+    /// Where its files keep what the tables of accounts held, whatever is done to those: more options of the dump that a
+    /// tree is made anew of, before it leaves this machine.
+    const ANEW: Option<&'static [&'static str]> = None;
     /// Files that are in every tree of it.
     const TREE: &'static [&'static str];
     /// What only a look into a stopped tree's files takes out of it. Whether that was done.

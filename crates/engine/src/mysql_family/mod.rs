@@ -18,8 +18,10 @@
 //! | `tree.rs`, `config.rs` | a tree's files |
 //! | `wire.rs`, `session.rs` | talking to Pando's own servers |
 //! | `hand_over.rs`, `image.rs` | a tree for a container of the user's; images of its servers |
+//! | `anew.rs` | a tree made anew, to leave this machine |
 //! | `travel.rs` | trees from elsewhere |
 
+mod anew;
 pub mod binlog;
 mod clone;
 pub mod config;
@@ -304,7 +306,7 @@ impl<F: Flavor> Engine for FamilyEngine<F> {
     }
 
     fn fits(&self, source: &Source) -> Result<(), EngineError> {
-        travel::fits::<F>(&self.installations, &self.facts(source)?)
+        travel::fits(&self.installations, &self.facts(source)?)
     }
 
     fn receive(&self, data: &Path, _: &Source) -> Result<(), EngineError> {
@@ -323,6 +325,14 @@ impl<F: Flavor> Engine for FamilyEngine<F> {
 
     fn check_settings(&self, set: &SettingChange) -> Result<(), EngineError> {
         set.iter().try_for_each(|(name, value)| config::check::<F>(name, value))
+    }
+
+    fn renews(&self) -> bool {
+        F::ANEW.is_some()
+    }
+
+    fn renew(&self, seat: &Seat, source: &Source, done: usize) -> Result<Option<Ingest>, EngineError> {
+        anew::next(self, seat, source, done)
     }
 
     fn execute(&self, seat: &Seat, source: &Source, statements: &str) -> Result<(), EngineError> {
@@ -364,7 +374,7 @@ impl<F: Flavor> Engine for FamilyEngine<F> {
     }
 
     fn baked(&self, env: &dyn Fn(&str) -> Option<String>) -> Option<Baked> {
-        F::TRAVELS.is_ok().then(|| image::baked::<F>(env))
+        Some(image::baked::<F>(env))
     }
 
     fn largest(&self, seat: &Seat, _: &Source) -> Result<Vec<(String, u64)>, EngineError> {

@@ -17,10 +17,7 @@ use super::tree::PREPARED;
 use crate::EngineError;
 
 /// Whether a tree with these facts can be served here.
-pub fn fits<F: Flavor>(installations: &Installations, facts: &Facts) -> Result<(), EngineError> {
-    if let Err(why) = F::TRAVELS {
-        return Err(EngineError::Invalid(format!("{} sources do not travel: {why}", F::KIND)));
-    }
+pub fn fits(installations: &Installations, facts: &Facts) -> Result<(), EngineError> {
     plain(facts)?;
     installations.of(facts.series()).map(drop)
 }
@@ -76,9 +73,9 @@ mod tests {
     use crate::mariadb::Mariadb;
     use crate::mysql::Mysql;
 
-    fn tree() -> tempfile::TempDir {
+    fn tree<F: Flavor>() -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("a directory");
-        for file in Mariadb::TREE.iter().chain(&[PREPARED]) {
+        for file in F::TREE.iter().chain(&[PREPARED]) {
             fs::write(dir.path().join(file), "x").expect("a file");
         }
         for name in ["mysql", "blog", "pando.replay"] {
@@ -90,15 +87,18 @@ mod tests {
 
     #[test]
     fn m16_what_a_tree_says_of_itself_is_taken_away() {
-        let dir = tree();
-        receive::<Mariadb>(dir.path()).expect("a good tree");
-        assert!(!dir.path().join(PREPARED).exists(), "its accounts count as open");
+        for (dir, looked) in
+            [(tree::<Mariadb>(), receive::<Mariadb> as fn(&Path) -> _), (tree::<Mysql>(), receive::<Mysql>)]
+        {
+            looked(dir.path()).expect("a good tree");
+            assert!(!dir.path().join(PREPARED).exists(), "its accounts count as open");
+        }
     }
 
     #[test]
     fn m14_what_leads_out_of_a_tree_is_refused() {
         for (name, link) in [("blog/x.isl", false), ("blog/x.ISL", false), ("blog/t.MYD", true), ("other", true)] {
-            let dir = tree();
+            let dir = tree::<Mariadb>();
             let path = dir.path().join(name);
             if link {
                 std::os::unix::fs::symlink("../ibdata1", &path).expect("a link");
@@ -108,14 +108,15 @@ mod tests {
             let refused = receive::<Mariadb>(dir.path());
             assert!(refused.is_err_and(|error| error.to_string().contains("does not belong")), "{name}");
         }
-        let dir = tree();
+        let dir = tree::<Mariadb>();
         fs::create_dir(dir.path().join("blog/inner")).expect("a directory");
         assert!(receive::<Mariadb>(dir.path()).is_err());
         for missing in ["ibdata1", "aria_log_control"] {
-            let dir = tree();
+            let dir = tree::<Mariadb>();
             fs::remove_file(dir.path().join(missing)).expect("removing a file");
             assert!(receive::<Mariadb>(dir.path()).is_err(), "{missing}");
         }
+        assert!(receive::<Mysql>(tree::<Mariadb>().path()).is_err_and(|error| error.to_string().contains("mysql.ibd")));
     }
 
     #[test]
@@ -124,11 +125,9 @@ mod tests {
         let with = |value: &str| {
             let mut facts = Facts { version: "10.11.19-MariaDB".to_owned(), ..Facts::default() };
             facts.settings.insert("sql_mode".to_owned(), value.to_owned());
-            fits::<Mariadb>(&none, &facts).expect_err("no server is installed here").to_string()
+            fits(&none, &facts).expect_err("no server is installed here").to_string()
         };
         assert!(with("STRICT_ALL_TABLES").contains("10.11 is needed here"));
         assert!(with("x\nplugin_load=evil").contains("is no setting"));
-        let refused = fits::<Mysql>(&Installations::none(&Mysql::PROGRAMS), &Facts::default());
-        assert!(refused.is_err_and(|error| error.to_string().contains("mysql sources do not travel")));
     }
 }

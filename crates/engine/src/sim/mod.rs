@@ -27,8 +27,8 @@ use pando_host::Clock;
 use pando_model::{DoctorItem, EngineKind, Lsn, SettingChange, SourceUrl};
 
 use crate::{
-    Baked, Credentials, Engine, EngineError, Finding, Link, Mark, Point, Preflight, Pulse, Readiness, Seat, Source,
-    Stage, Stretch, UnitPlan, Want,
+    Baked, Credentials, Engine, EngineError, Finding, Ingest, Link, Mark, Point, Preflight, Pulse, Readiness, Seat,
+    Source, Stage, Stretch, UnitPlan, Want,
 };
 use disk::{Epoch, PlaceOf, read_stretches, read_text, write_stretches, write_text};
 
@@ -37,6 +37,7 @@ struct Inner {
     history: Vec<(Timestamp, u64)>,
     link: Link,
     starting: bool,
+    renews: bool,
     refused: Option<String>,
     held: BTreeSet<PathBuf>,
     fences: BTreeSet<String>,
@@ -59,6 +60,7 @@ impl SimEngine {
             history: vec![(clock.now(), 0)],
             link: Link::Following,
             starting: false,
+            renews: false,
             refused: None,
             held: BTreeSet::new(),
             fences: BTreeSet::new(),
@@ -95,6 +97,11 @@ impl SimEngine {
     /// Whether served sources stay at "starting".
     pub fn set_starting(&self, starting: bool) {
         self.lock().starting = starting;
+    }
+
+    /// Whether trees have to be made anew before they leave.
+    pub fn set_renews(&self, renews: bool) {
+        self.lock().renews = renews;
     }
 
     /// Makes `preflight` find something fatal, or not.
@@ -376,6 +383,21 @@ impl Engine for SimEngine {
     fn slim(&self, seat: &Seat, _source: &Source) -> Result<(), EngineError> {
         drop(self.enter("slim")?);
         fs::metadata(&seat.data).map(drop).map_err(disk::io("looking at", &seat.data))
+    }
+
+    fn renews(&self) -> bool {
+        self.lock().renews
+    }
+
+    fn renew(&self, seat: &Seat, _source: &Source, done: usize) -> Result<Option<Ingest>, EngineError> {
+        drop(self.enter("renew")?);
+        read_text(&seat.data, "state")?;
+        let program = |server| Ingest { plan: plan("ingest", "/bin/true", seat), server };
+        Ok(match done {
+            0 => Some(program(Some(plan("server", "/bin/sim-server", seat)))),
+            1 => Some(program(None)),
+            _ => None,
+        })
     }
 
     fn part(&self, _seat: &Seat, _source: &Source) -> Result<(), EngineError> {

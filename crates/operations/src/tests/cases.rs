@@ -366,6 +366,9 @@ pub const CASES: &[Case] = &[
     Case::new("export", with_files, |world| run_export(world, "shop", None), |_| true),
     Case::new("export between", with_files, |world| run_export(world, "shop", Some(BETWEEN)), |_| true)
         .leaving_snapshot(),
+    Case::new("export anew", made_anew, |world| run_export(world, "shop", None), |_| true),
+    Case::new("export anew-between", made_anew, |world| run_export(world, "shop", Some(BETWEEN)), |_| true)
+        .leaving_snapshot(),
     Case::new("export clone", with_clone, |world| run_export(world, "dev", None), |_| true).leaving_snapshot(),
     Case::new("import", |_| {}, run_import, |kit| runs(kit, "fresh") && kit.state_of("fresh") == "0"),
     Case::new(
@@ -490,6 +493,12 @@ pub const CASES: &[Case] = &[
         |world| images::build(world, "img:2", Some("shop")),
         |kit| images::names(kit).len() == 2 && images::all(kit).len() == 1,
     ),
+    Case::new(
+        "image-build anew",
+        images::given_anew,
+        |world| images::build(world, "img:1", Some("shop")),
+        images::built,
+    ),
     Case::new("image-push", images::given_near_registry, images::push, images::pushed),
     Case::new("image-save", images::given_built, images::save, images::built),
     Case::new("image-rm", images::given_built, images::remove, |kit| images::all(kit).is_empty()),
@@ -536,6 +545,12 @@ fn run_fenced(world: &Arc<World>) -> Done<()> {
 fn run_bookmark(world: &Arc<World>, of: &str, at: Option<&str>) -> Done<()> {
     let moment = at.map(|text| Moment::At(time(text)));
     go(world, &["shop/bookmark/here"], |world| bookmark::Bookmark::new(world, name(of), name("here"), moment))
+}
+
+/// Trees that have to be made anew before they leave.
+fn made_anew(kit: &Kit) {
+    with_files(kit);
+    kit.engine.set_renews(true);
 }
 
 /// Exports to nobody who keeps it.

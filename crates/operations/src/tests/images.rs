@@ -81,6 +81,12 @@ pub fn given_built(kit: &Kit) {
     build(&kit.world, "img:1", Some("shop")).unwrap();
 }
 
+/// An app whose trees have to be made anew before they leave.
+pub fn given_anew(kit: &Kit) {
+    given(kit);
+    kit.engine.set_renews(true);
+}
+
 /// A later state that is prepared.
 pub fn given_more(kit: &Kit) {
     given_built(kit);

@@ -1,18 +1,18 @@
 //! `export`: an app or clone at a moment as an archive, streamed to whoever asked. What goes out is what a
-//! prepared snapshot is: recovered to its moment, cut off production, stopped cleanly.
+//! prepared snapshot is: recovered to its moment, cut off production, stopped cleanly; and made anew, where files keep
+//! what was cut off.
 //!
 //! # Crash consistency
 //! The work volumes have their ids from birth, and undo destroys them; nothing else is made.
 
 use std::io::BufWriter;
 
-use pando_catalog::SnapshotRecord;
 use pando_image::{Counted, FORMAT, Manifest, SourceEntry, Writing};
 use pando_model::{Moment, Name, SnapshotId, SourceUrl, VolumeId};
 use serde::{Deserialize, Serialize};
 
-use super::prepare::Prepare;
-use super::provision;
+use super::prepare::{Prepare, is_prepared};
+use super::{provision, renew};
 use crate::fault::{Done, Fault, failed};
 use crate::journal::{Run, Step, Verb, keep};
 use crate::moments::{self, Plan};
@@ -44,10 +44,11 @@ impl Verb for Export {
         Step { name: "resolve", apply: Self::resolve, undo: keep },
         Step { name: "volume", apply: Self::volume, undo: Self::no_volume },
         Step { name: "prepare", apply: Self::prepare, undo: Self::stop_now },
+        Step { name: "renew", apply: Self::renew, undo: Self::stop_now },
         Step { name: "stream", apply: Self::stream, undo: keep },
         Step { name: "clear", apply: Self::no_volume, undo: keep },
     ];
-    const POINT_OF_NO_RETURN: usize = 4;
+    const POINT_OF_NO_RETURN: usize = 5;
 
     fn subject(&self) -> Name {
         self.name.clone()
@@ -123,6 +124,10 @@ impl Export {
         work.stop(run)
     }
 
+    fn renew(&mut self, run: &Run) -> Done<()> {
+        renew::renew(run, &self.work()?.there(run)?)
+    }
+
     fn stop_now(&mut self, run: &Run) -> Done<()> {
         self.work.as_mut().map_or(Ok(()), |work| work.stop_now(run))
     }
@@ -154,13 +159,6 @@ impl Export {
         self.written = Some((sha256, counted));
         Ok(())
     }
-}
-
-/// Whether everything that a plan stands on is a prepared snapshot.
-fn is_prepared(world: &World, plan: &Plan) -> Done<bool> {
-    let Some(id) = &plan.snapshot else { return Ok(false) };
-    let Some(record) = world.catalog.get::<SnapshotRecord>(id.as_str())? else { return Ok(false) };
-    Ok(plan.sources.values().all(|source| source.to.is_none() && Some(&source.tree) == record.prepared.as_ref()))
 }
 
 fn manifest(run: &Run, name: &Name, owner: &Owner, plan: &Plan, counted: Counted) -> Done<Manifest> {

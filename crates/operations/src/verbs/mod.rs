@@ -16,6 +16,7 @@ pub mod provision;
 pub mod rebase;
 pub mod refresh;
 pub mod remove;
+pub mod renew;
 pub mod snapshot;
 pub mod thin;
 pub mod unlink;

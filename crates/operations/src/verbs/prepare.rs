@@ -245,3 +245,10 @@ impl Prepare {
         })
     }
 }
+
+/// Whether everything that a plan stands on is a prepared snapshot.
+pub fn is_prepared(world: &World, plan: &Plan) -> Done<bool> {
+    let Some(id) = &plan.snapshot else { return Ok(false) };
+    let Some(record) = world.catalog.get::<SnapshotRecord>(id.as_str())? else { return Ok(false) };
+    Ok(plan.sources.values().all(|source| source.to.is_none() && Some(&source.tree) == record.prepared.as_ref()))
+}

@@ -8,17 +8,22 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp, Unit};
-use pando_testkit::{Daemon, FamilyProduction, Make, mariadb_at, sql_at, tools, wait_until};
+use pando_testkit::{Daemon, FamilyProduction, Image, Make, mariadb_at, sql_at, tools, wait_until};
 use serde_json::Value;
 
 use crate::any_second::Oracle;
 use crate::proxy::Proxy;
 use crate::stand::{Raised, entries, said};
 
+pub mod travel;
+
 /// What the tests of one of them say differently.
 pub trait Side: Make {
-    /// A daemon that knows the servers of it that are here.
-    fn daemon() -> Option<Daemon>;
+    /// A daemon that knows the servers of it that are here, with more environment.
+    fn daemon_with(env: &[(&str, &str)]) -> Option<Daemon>;
+    fn daemon() -> Option<Daemon> {
+        Self::daemon_with(&[])
+    }
     /// Whether any moment is exact, not only whole seconds.
     const EXACT: bool;
     /// How a row can be committed that only it knows, by the number of the round.
@@ -31,6 +36,17 @@ pub trait Side: Make {
     const IDENTITY: &'static str;
     /// More accounts, and who must not come in by them.
     const ACCOUNTS: (&'static str, &'static [(&'static str, &'static str)]);
+    /// Makes accounts whose passwords are kept in other ways, as far as the server knows them.
+    fn in_other_ways(production: &FamilyProduction<Self>) -> String
+    where
+        Self: Sized;
+    /// What proves passwords in other places than most.
+    const MORE_VERIFIERS: &'static str;
+    /// Its official image, and the client in it.
+    const IMAGE: Image;
+    const CLIENT: &'static str;
+    /// How many layers of data the next image has.
+    const LAYERS_OF_NEXT: usize;
     /// The accounts of a clone of which a password is kept, and its roles of production.
     const KEPT: [&'static str; 2];
 }
@@ -461,6 +477,16 @@ macro_rules! shared_tests {
         #[test]
         fn a_fence_cuts_rows_and_files_at_one_instant_and_falls() {
             $crate::mysql_family::fence::<$make>();
+        }
+
+        #[test]
+        fn m16_it_travels_whole_and_leaves_every_proof_of_a_password_behind() {
+            $crate::mysql_family::travel::travels::<$make>();
+        }
+
+        #[test]
+        fn m16_it_is_an_image_whole_and_without_any_proof_of_a_password() {
+            $crate::mysql_family::travel::image::<$make>();
         }
     };
 }

@@ -3,7 +3,7 @@
 //!
 //! Layers lie on those of the image before, of the same source on the same server image: what changed since goes
 //! into one more. A layer takes a changed file in whole, so from time to time all is written anew: when the later layers
-//! are together larger than the first, or too many.
+//! are together larger than the first, or too many; and always where trees are made anew.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -25,7 +25,9 @@ use crate::journal::Run;
 use crate::moments::Plan;
 use crate::owner::{Held, Owner};
 use crate::units;
+use crate::verbs::prepare::is_prepared;
 use crate::verbs::provision::{self, Manner, settings};
+use crate::verbs::renew;
 
 /// The most layers of data.
 const MOST_LAYERS: usize = 16;
@@ -60,12 +62,38 @@ fn base(build: &ImageBuild, run: &Run) -> Done<(BaseRecord, Base)> {
     Ok((record, base))
 }
 
+/// Makes a tree anew that has to be: of one that is prepared.
+pub fn renew(build: &mut ImageBuild, run: &Run) -> Done<()> {
+    let owner = bench(build, run)?;
+    let held = held(&owner)?;
+    if !held.engine.renews() {
+        return Ok(());
+    }
+    let (record, base) = base(build, run)?;
+    suits(held, &record, &base)?;
+    let plan = build.work()?.plan();
+    if !is_prepared(&run.world, plan)? {
+        let manner = Manner { profile: Profile::Disposable, record: false, set: BTreeMap::new() };
+        provision::stage(&owner, &BTreeMap::new(), plan, &manner)?;
+        provision::start(run, &owner)?;
+        run.pass("image-build.renew.started")?;
+        provision::admit(run, &owner, None, false)?;
+        units::stop_all(&run.world, &owner)?;
+        held.engine.slim(&held.seat, &held.source)?;
+    }
+    renew::renew(run, &owner)
+}
+
 /// Makes the tree of the image ready.
 pub fn prepare(build: &mut ImageBuild, run: &Run) -> Done<()> {
     let owner = bench(build, run)?;
     let held = held(&owner)?;
     let (record, base) = base(build, run)?;
-    let plan = build.work()?.plan().clone();
+    let mut plan = build.work()?.plan().clone();
+    if held.engine.renews() {
+        // It was rolled forward before.
+        plan.sources.values_mut().for_each(|source| (source.to, source.log) = (None, None));
+    }
     let manner = Manner { profile: Profile::Disposable, record: false, set: BTreeMap::new() };
     let ports = owner.sources.keys().map(|name| Ok((name.clone(), Some(free_port()?)))).collect::<Done<_>>()?;
     provision::stage_image(&owner, &ports, &plan, &manner)?;
@@ -170,7 +198,8 @@ pub fn pack(build: &mut ImageBuild, run: &Run) -> Done<Baking> {
     let dir = store.work(&build.work_dir)?;
     let mut telling = Telling { run, what: "reading", told: 0 };
     let state = TreeState::of(&held.seat.data, place.owner.is_none(), &mut |bytes| telling.hear(bytes))?;
-    let before = before(run, &owner, build, &place)?;
+    // What was made anew has other pages than what was made before.
+    let before = if held.engine.renews() { None } else { before(run, &owner, build, &place)? };
     let known: Option<TreeState> = match &before {
         Some((image, _)) => Some(read_state(&store.read(&image.state)?)?),
         None => None,

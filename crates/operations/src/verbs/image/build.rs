@@ -6,8 +6,10 @@
 //!
 //! ```text
 //! resolve ─▶ base ─▶ found? ──yes────────────────────────────────▶ publish ─▶ load ─▶ clear
-//!                      └─no─▶ volume ─▶ prepare ─▶ pack ─────────────┘
+//!                      └─no─▶ volume ─▶ renew ─▶ prepare ─▶ pack ────┘
 //! ```
+//!
+//! Only where files keep what was cut off is a tree made anew.
 //!
 //! # Crash consistency
 //! The work volumes and the directory of what is in the making have their names from birth, and undo takes both away. A
@@ -65,13 +67,14 @@ impl Verb for ImageBuild {
         Step { name: "resolve", apply: Self::resolve, undo: keep },
         Step { name: "base", apply: Self::take_base, undo: Self::tidy },
         Step { name: "volume", apply: Self::volume, undo: Self::no_volume },
+        Step { name: "renew", apply: Self::renew, undo: Self::stop_now },
         Step { name: "prepare", apply: Self::prepare, undo: Self::stop_now },
         Step { name: "pack", apply: Self::pack, undo: Self::unpack },
         Step { name: "publish", apply: Self::publish, undo: Self::withdraw },
         Step { name: "load", apply: Self::load, undo: Self::unload },
         Step { name: "clear", apply: Self::clear, undo: keep },
     ];
-    const POINT_OF_NO_RETURN: usize = 7;
+    const POINT_OF_NO_RETURN: usize = 8;
 
     fn subject(&self) -> Name {
         self.name.name.clone()
@@ -243,6 +246,13 @@ impl ImageBuild {
             Some(work) => work.no_volume(run),
             None => provision::destroy(run, &self.fresh),
         }
+    }
+
+    fn renew(&mut self, run: &Run) -> Done<()> {
+        if self.found.is_some() {
+            return Ok(());
+        }
+        bake::renew(self, run)
     }
 
     fn prepare(&mut self, run: &Run) -> Done<()> {
