@@ -1,14 +1,16 @@
 //! MySQL as production: the tests it shares with MariaDB (`mysql_family`), and its own.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pando_testkit::{Daemon, Docker, Image, MariadbProduction, Mysql, MysqlProduction, mariadb_at, tools};
+use pando_testkit::{Daemon, Docker, Image, MariadbProduction, Mysql, MysqlProduction, mariadb_at, tools, wait_until};
 
 use crate::mysql_family::{self, Side, shared_tests, url};
-use crate::stand::PANDO;
+use crate::stand::{PANDO, entries};
 
 mod copy;
 
@@ -102,6 +104,57 @@ fn a_clone_lives_in_a_container() {
     // A server of another series does not get to the data.
     let refused = stand.fails(4, &["clone", "blog", "other", "--runtime", "docker", "--image", "db=mariadb:10.11"]);
     assert!(refused.contains("mariadb:10.11"), "{refused}");
+    stand.json(&["rm", "dev"]);
+    stand.end(&[]);
+}
+
+#[test]
+fn m16_killed_while_a_tree_is_made_anew_nothing_of_it_is_left() {
+    let Some(mut stand) = Stand::new() else { return };
+    stand.production.sql("CREATE TABLE note (n INT PRIMARY KEY); INSERT INTO note VALUES (1)");
+    stand.link(&[]);
+    let archive = stand.daemon.home().with_file_name("blog.tar");
+    let export = ["export", "blog@now", "--output", archive.to_str().unwrap()];
+    let prefix = tools::mysql().unwrap().display().to_string();
+    let volumes = stand.daemon.home().join("pool/volumes");
+    for point in ["export.renew.before", "renew.program", "export.renew.after"] {
+        stand.daemon.set_env(&[("PANDO_MYSQL", &prefix), ("PANDO_FAILPOINTS", &format!("{point}=kill"))]);
+        stand.daemon.restart();
+        assert!(!stand.daemon.pando(&export).status.success());
+        assert!(stand.daemon.wait_dead(Duration::from_secs(60)), "{point} was not passed: {}", stand.daemon.log());
+        stand.daemon.set_env(&[("PANDO_MYSQL", &prefix)]);
+        stand.daemon.resume();
+        let only_mirror = || entries(&volumes).len() == 1;
+        assert!(wait_until(Duration::from_secs(20), only_mirror), "{point}: {:?}", entries(&volumes));
+        assert!(!archive.exists(), "{point}");
+    }
+    stand.state("following", 30);
+    // What cannot be said as statements is not left out, but named.
+    let url = stand.copy("blog@now", "dev", &[]);
+    mysql_family::at::<Mysql>(&url, "CREATE VIEW hollow AS SELECT n FROM note; DROP TABLE note");
+    let refused = stand.fails(1, &["export", "dev", "--output", archive.to_str().unwrap()]);
+    assert!(refused.contains("making db anew failed") && refused.contains("hollow"), "{refused}");
+    assert!(!archive.exists());
+    mysql_family::at::<Mysql>(&url, "DROP VIEW hollow");
+    stand.json(&["export", "dev", "--output", archive.to_str().unwrap()]);
+    stand.json(&["rm", "dev"]);
+    stand.end(&[]);
+}
+
+#[test]
+fn m14_a_tree_whose_dictionary_names_a_file_elsewhere_is_not_opened_to_anybody() {
+    let Some(stand) = Stand::new() else { return };
+    stand.production.sql("CREATE TABLE note (n INT PRIMARY KEY)");
+    stand.link(&[]);
+    // A user makes one by a setting of a clone; an archive of a stranger could have one.
+    let place = tempfile::Builder::new().prefix("pando-out-").tempdir_in("/tmp").unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let url = stand.copy("blog@now", "dev", &["--set", &format!("innodb_directories={}", place.path().display())]);
+    let outside = format!("CREATE TABLE away (n INT) DATA DIRECTORY = '{}'", place.path().display());
+    mysql_family::at::<Mysql>(&url, &outside);
+    stand.json(&["stop", "dev"]);
+    let refused = stand.fails(4, &["clone", "dev@now", "child"]);
+    assert!(refused.contains("outside of their tree"), "{refused}");
     stand.json(&["rm", "dev"]);
     stand.end(&[]);
 }

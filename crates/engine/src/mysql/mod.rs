@@ -359,6 +359,11 @@ impl Flavor for Mysql {
     /// The tables of accounts are InnoDB's, and no statement cleans its free pages, its undo and its redo logs.
     const ANEW: Option<&'static [&'static str]> = Some(&["--set-gtid-purged=OFF"]);
     const TREE: &'static [&'static str] = &["ibdata1", "mysql.ibd"];
+    /// It opens a tablespace wherever its dictionary says.
+    const OUTSIDE: Option<&'static str> = Some(
+        "SELECT file_name FROM information_schema.files WHERE file_name NOT LIKE './%' AND file_name LIKE '%/%' \
+         OR file_name LIKE '%../%' LIMIT 1",
+    );
 
     /// Takes the names of binary logs that the log has packed away from a stopped server: it would read their beginnings
     /// at its start, and they are empty.

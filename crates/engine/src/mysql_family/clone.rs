@@ -221,12 +221,19 @@ pub fn admit<F: Flavor>(
     let was_open = manner.open;
     let port = manner.port;
     manner.open = credentials.is_some();
+    let mut outside = None;
     let done = engine.sessions.with(&seat.run, |session| {
         session.query("SET SESSION sql_log_bin = 0")?;
         if !was_open {
             // Also here: a statement of an init-file that fails is only logged.
             session.run(F::SHUT.iter().copied())?;
             forget::<F>(session, version)?;
+            if let Some(asked) = F::OUTSIDE {
+                outside = session.query(asked)?.first(0).map(str::to_owned);
+                if outside.is_some() {
+                    return session.query("SET SESSION sql_log_bin = 1");
+                }
+            }
         }
         match credentials {
             Some(who) => {
@@ -240,6 +247,10 @@ pub fn admit<F: Flavor>(
         session.query("SET SESSION sql_log_bin = 1")
     });
     done.map_err(failed("cutting a clone off production"))?;
+    // Two servers would write to it, or it is somebody else's (M-14).
+    if let Some(path) = outside {
+        return Err(EngineError::Invalid(format!("these data lie outside of their tree, too: {path}")));
+    }
     if !was_open && credentials.is_some() {
         configure(seat, &engine.facts_of(Some(&tree), source)?, &tree, &Before::Nothing)?;
     }

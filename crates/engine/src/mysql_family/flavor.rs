@@ -169,6 +169,8 @@ pub trait Flavor: Dialect + Clone + PartialEq + Send + Sync {
     const ANEW: Option<&'static [&'static str]> = None;
     /// Files that are in every tree of it.
     const TREE: &'static [&'static str];
+    /// Asks a server for the first file of its data that lies outside of its tree, where only its dictionary knows.
+    const OUTSIDE: Option<&'static str> = None;
     /// What only a look into a stopped tree's files takes out of it. Whether that was done.
     fn slim(_: &Path) -> Result<bool, EngineError> {
         Ok(true)
