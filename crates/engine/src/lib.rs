@@ -419,6 +419,11 @@ pub trait Engine: Send + Sync {
     fn slim(&self, seat: &Seat, source: &Source) -> Result<(), EngineError>;
     /// Whether a user may set these server settings on clones.
     fn check_settings(&self, set: &SettingChange) -> Result<(), EngineError>;
+    /// Whether an image is made of a prepared tree only: what was cut off goes out of the files when a server is stopped
+    /// that nobody was let into.
+    fn prepares_images(&self) -> bool {
+        false
+    }
     /// Whether the files of its trees keep what was cut off, whatever is done to it: only one that was made anew may leave
     /// this machine.
     fn renews(&self) -> bool {

@@ -327,6 +327,10 @@ impl<F: Flavor> Engine for FamilyEngine<F> {
         set.iter().try_for_each(|(name, value)| config::check::<F>(name, value))
     }
 
+    fn prepares_images(&self) -> bool {
+        true
+    }
+
     fn renews(&self) -> bool {
         F::ANEW.is_some()
     }

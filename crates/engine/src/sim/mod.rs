@@ -385,6 +385,10 @@ impl Engine for SimEngine {
         fs::metadata(&seat.data).map(drop).map_err(disk::io("looking at", &seat.data))
     }
 
+    fn prepares_images(&self) -> bool {
+        self.lock().renews
+    }
+
     fn renews(&self) -> bool {
         self.lock().renews
     }

@@ -62,11 +62,11 @@ fn base(build: &ImageBuild, run: &Run) -> Done<(BaseRecord, Base)> {
     Ok((record, base))
 }
 
-/// Makes a tree anew that has to be: of one that is prepared.
+/// Prepares a tree that has to be, and makes it anew where that has to be.
 pub fn renew(build: &mut ImageBuild, run: &Run) -> Done<()> {
     let owner = bench(build, run)?;
     let held = held(&owner)?;
-    if !held.engine.renews() {
+    if !held.engine.prepares_images() {
         return Ok(());
     }
     let (record, base) = base(build, run)?;
@@ -90,7 +90,7 @@ pub fn prepare(build: &mut ImageBuild, run: &Run) -> Done<()> {
     let held = held(&owner)?;
     let (record, base) = base(build, run)?;
     let mut plan = build.work()?.plan().clone();
-    if held.engine.renews() {
+    if held.engine.prepares_images() {
         // It was rolled forward before.
         plan.sources.values_mut().for_each(|source| (source.to, source.log) = (None, None));
     }

@@ -9,7 +9,7 @@
 //!                      └─no─▶ volume ─▶ renew ─▶ prepare ─▶ pack ────┘
 //! ```
 //!
-//! Only where files keep what was cut off is a tree made anew.
+//! What `renew` does is little for most: only where files keep what was cut off is a tree prepared first, or made anew.
 //!
 //! # Crash consistency
 //! The work volumes and the directory of what is in the making have their names from birth, and undo takes both away. A
