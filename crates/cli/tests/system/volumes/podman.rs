@@ -137,6 +137,53 @@ fn podman_serves_a_clone_copies_out_of_it_and_takes_nothing_from_under_it() {
     stand.end(&[]);
 }
 
+/// Podman unmounts what it stops. Where nobody serves the driver it cannot, counts on with the mount that it had, and asks nobody
+/// at later starts.
+#[test]
+fn a_container_that_podman_stopped_while_the_daemon_was_away_keeps_its_data_until_its_volume_is_unmounted() {
+    let Some((mut stand, driver)) = stand("away") else { return };
+    let name = word(&driver);
+    let Some(podman) = Podman::start_with(&[(&name, &driver.0)]) else { return };
+    let image = podman.image(Image::Postgres);
+    let create = ["volume", "create", "--driver", &name, "-o", "from=shop", "-o", "source=db", "-o"];
+    podman.run(&[&create[..], &["password=opensesame", "dev1_db"]].concat());
+    podman.run(&["run", "-d", "--name", "db", "--network", "none", "-v", &format!("dev1_db:{DATA}"), &image]);
+    shows(&podman, "db", "1");
+    ask(&podman, "db", "INSERT INTO mark VALUES (10)").unwrap();
+    let place = mounted(&podman, "db", DATA).expect("a mount");
+
+    stand.daemon.stop();
+    let stopped = podman.output(&["stop", "db"]);
+    let state = || podman.run(&["inspect", "-f", "{{.State.Running}}", "db"]);
+    assert_eq!(state(), "false", "{stopped:?}");
+    stand.daemon.resume();
+    assert!(wait_until(Duration::from_secs(10), || driver.answers()));
+
+    // Nobody uses the data: it is refreshed.
+    assert_eq!(stand.copy_state("dev1"), "stopped");
+    stand.production.psql("INSERT INTO mark VALUES (2)");
+    stand.json(&["refresh", "dev1@now"]);
+    // The container has what it had, as docs/volumes.md says; nobody has the new data.
+    podman.run(&["start", "db"]);
+    shows(&podman, "db", "1\n10");
+    assert_eq!(stand.copy_state("dev1"), "stopped");
+    assert_eq!(mounted(&podman, "db", DATA).as_ref(), Some(&place));
+    // Unmounted by hand while it is stopped, now that somebody answers, it has the new data.
+    podman.run(&["stop", "db"]);
+    podman.run(&["volume", "unmount", "dev1_db"]);
+    podman.run(&["start", "db"]);
+    shows(&podman, "db", "1\n2");
+    assert_ne!(mounted(&podman, "db", DATA), Some(place));
+
+    podman.run(&["rm", "-f", "db"]);
+    podman.run(&["volume", "rm", "dev1_db"]);
+    assert_eq!(driver.names(), Vec::<String>::new());
+    drop(podman);
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    stand.end(&[]);
+}
+
 /// A clone that takes longer than Podman waits: made behind, and the container starts as soon as it is there.
 #[test]
 fn what_takes_longer_than_podmans_five_seconds_is_made_behind() {
