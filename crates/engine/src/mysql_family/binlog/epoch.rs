@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::dialect::{Dialect, Groups as _, Position as _};
 use super::event::{Event, MAGIC, Place};
 use super::index::{Group, Post};
+use super::relay::Relay;
 use crate::reach::Reach;
 
 /// What the server's files are called.
@@ -439,9 +440,7 @@ impl<D: Dialect> Epoch<D> {
     /// Writes what lies between two places as one relay log: each transaction once, those that `known` holds left
     /// out. The position it leads to; `None` when there is nothing.
     pub fn copy_out(&self, from: u64, to: u64, known: &D::Position, path: &Path) -> io::Result<Option<D::Position>> {
-        let mut out = io::BufWriter::with_capacity(1 << 18, File::create(path)?);
-        out.write_all(&MAGIC)?;
-        let mut copy = Copy::<D> { position: known.clone(), out, length: 4, format: None, whole: 4, any: false };
+        let mut copy = Relay::<D>::create(path, known)?;
         let mut groups = D::Groups::default();
         for number in self.segments.range(file_of(from)..=file_of(to)).map(|(number, _)| *number) {
             let mut input = self.input(number)?;
@@ -502,80 +501,6 @@ impl<D: Dialect> Epoch<D> {
             self.segments.remove(&number);
         }
         Ok(())
-    }
-}
-
-/// A relay log being written.
-struct Copy<D: Dialect> {
-    position: D::Position,
-    out: io::BufWriter<File>,
-    length: u64,
-    /// The description in force, until it is written.
-    format: Option<Vec<u8>>,
-    /// How much of it is whole.
-    whole: u64,
-    any: bool,
-}
-
-impl<D: Dialect> Copy<D> {
-    fn event(&mut self, event: &Event, place: &Place<D::Gtid>, wanted: bool) -> io::Result<()> {
-        if event.is_format() {
-            self.format = Some(event.bytes.clone());
-        }
-        if Some(event.kind()) == D::HEAD
-            && self.length == MAGIC.len() as u64
-            && let Some(format) = self.format.clone()
-        {
-            self.put(&format)?;
-            self.put(&event.bytes)?;
-            self.whole = self.length;
-        }
-        let inside = match place {
-            Place::Outside => return Ok(()),
-            Place::Begins(gtid) => {
-                // Whatever was open never ended.
-                self.cut()?;
-                self.any = wanted && !self.position.holds(gtid);
-                self.any
-            }
-            Place::Inside | Place::Ends(_) => self.any,
-        };
-        if !inside {
-            return Ok(());
-        }
-        if let (Place::Begins(_), Some(format)) = (place, self.format.take()) {
-            self.put(&format)?;
-            self.whole = self.length;
-        }
-        self.put(&event.bytes)?;
-        if let Place::Ends(gtid) = place {
-            self.position.take(gtid);
-            self.whole = self.length;
-            self.any = false;
-        }
-        Ok(())
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.out.write_all(bytes)?;
-        self.length += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn cut(&mut self) -> io::Result<()> {
-        if self.length > self.whole {
-            self.out.flush()?;
-            self.out.get_ref().set_len(self.whole)?;
-            io::Seek::seek(self.out.get_mut(), io::SeekFrom::Start(self.whole))?;
-            self.length = self.whole;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self, known: &D::Position) -> io::Result<Option<D::Position>> {
-        self.cut()?;
-        self.out.flush()?;
-        Ok((self.position != *known).then_some(self.position))
     }
 }
 

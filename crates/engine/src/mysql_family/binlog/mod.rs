@@ -30,6 +30,7 @@ pub mod dialect;
 mod epoch;
 pub mod event;
 pub mod index;
+mod relay;
 #[cfg(test)]
 mod tests;
 
