@@ -114,6 +114,7 @@ impl Refresh {
             volumes::refuse_in_use(world, record, &record.sources)?;
         }
         if origin != Origin::Former {
+            volumes::refuse_former_in_use(world, record)?;
             world.need_room()?;
         }
         Ok(Self {

@@ -71,6 +71,7 @@ impl Remove {
         if record.compose.is_none() {
             volumes::refuse_in_use(world, record, &record.sources)?;
         }
+        volumes::refuse_former_in_use(world, record)?;
         let mut volumes: Vec<VolumeId> = record.sources.values().map(|source| source.volume.clone()).collect();
         volumes.extend(record.former.iter().flat_map(|former| former.sources.values()).map(|s| s.volume.clone()));
         volumes.sort();
@@ -109,6 +110,7 @@ impl Remove {
             refuse_while_bookmarked(&run.world, &self.clone)?;
             // Nobody mounts it from here on: who does not see it now will not.
             volumes::refuse_in_use(&run.world, &record, &record.sources)?;
+            volumes::refuse_former_in_use(&run.world, &record)?;
         }
         Ok(())
     }

@@ -59,10 +59,31 @@ pub fn refuse_in_use(world: &World, clone: &CloneRecord, sources: &BTreeMap<Name
     Err(problem.hint("stop what uses it, then try again: docker ps, docker stop").into())
 }
 
-/// Who uses them.
+/// Refuses while a container still has the former data of a clone, which a change takes away: an engine that could not be
+/// told of the change before gave it to the container again.
+pub fn refuse_former_in_use(world: &World, clone: &CloneRecord) -> Done<()> {
+    let Some(former) = &clone.former else { return Ok(()) };
+    let users = held(world, clone, &former.sources)?;
+    let Some(first) = users.first() else { return Ok(()) };
+    let problem = refused(format!("{first} still has the former data of {}, which would go now", clone.name));
+    Err(problem.hint("stop it; Podman has to forget its mount, too: podman volume unmount NAME").into())
+}
+
+/// Who uses them, or is about to.
 pub fn users(world: &World, clone: &CloneRecord, sources: &BTreeMap<Name, CloneSource>) -> Done<Vec<String>> {
-    let volumes: Vec<VolumeRecord> = world.catalog.of(clone.id.as_str())?;
-    if volumes.is_empty() && !clone.elsewhere {
+    let mut users = held(world, clone, sources)?;
+    let now = world.clock.instant();
+    if users.is_empty() {
+        let volumes: Vec<VolumeRecord> = world.catalog.of(clone.id.as_str())?;
+        let mounted = volumes.iter().filter(|volume| world.volumes.mounts.recent(&volume.name, now));
+        users.extend(mounted.map(|volume| format!("a container that is being started with {}", volume.name)));
+    }
+    Ok(users)
+}
+
+/// Who uses them, as the kernel sees it.
+fn held(world: &World, clone: &CloneRecord, sources: &BTreeMap<Name, CloneSource>) -> Done<Vec<String>> {
+    if !clone.elsewhere && world.catalog.of::<VolumeRecord>(clone.id.as_str())?.is_empty() {
         return Ok(Vec::new());
     }
     let trees: BTreeSet<&str> = sources.values().map(|source| source.volume.as_str()).collect();
@@ -73,13 +94,7 @@ pub fn users(world: &World, clone: &CloneRecord, sources: &BTreeMap<Name, CloneS
     let held = held.into_iter().filter(|holder| clone.elsewhere || holder.container.is_some());
     // A clone may stand on two of the pool's volumes, and a container use both.
     let users: BTreeSet<String> = held.map(|holder| holder.to_string()).collect();
-    let mut users: Vec<String> = users.into_iter().collect();
-    let now = world.clock.instant();
-    let mounted = volumes.iter().filter(|volume| world.volumes.mounts.recent(&volume.name, now));
-    if users.is_empty() {
-        users.extend(mounted.map(|volume| format!("a container that is being started with {}", volume.name)));
-    }
-    Ok(users)
+    Ok(users.into_iter().collect())
 }
 
 /// Who uses the data of these clones now, as the kernel sees it; the containers first. A clone that nobody uses is not among

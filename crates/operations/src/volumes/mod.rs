@@ -43,7 +43,7 @@ use crate::verbs::remove::Remove;
 use crate::verbs::volume::{Attach, Detach};
 
 use birth::Birth;
-pub use in_use::refuse_in_use;
+pub use in_use::{refuse_former_in_use, refuse_in_use};
 pub use look::VolumeView;
 use options::Wish;
 

@@ -168,6 +168,13 @@ fn a_container_that_podman_stopped_while_the_daemon_was_away_keeps_its_data_unti
     shows(&podman, "db", "1\n10");
     assert_eq!(stand.copy_state("dev1"), "stopped");
     assert_eq!(mounted(&podman, "db", DATA).as_ref(), Some(&place));
+    // What it has is not taken from under it.
+    for verb in [&["refresh", "dev1@now"][..], &["rm", "dev1"]] {
+        let refused = stand.fails(4, verb);
+        assert!(refused.contains("still has the former data of dev1"), "{refused}");
+        assert!(refused.contains("podman volume unmount"), "{refused}");
+    }
+    shows(&podman, "db", "1\n10");
     // Unmounted by hand while it is stopped, now that somebody answers, it has the new data.
     podman.run(&["stop", "db"]);
     podman.run(&["volume", "unmount", "dev1_db"]);
