@@ -57,7 +57,7 @@ soak: ## the proofs that draw by chance, for hours (PANDO_SEED=… plays a run a
 
 bench: ## measure, beside bare floors and peers (half an hour; `make bench ARGS=--quick`: some minutes)
 	@./scripts/setup bench
-	cargo bench --locked --package pando --bench speed -- $(or $(ARGS),--write)
+	PANDO_MYSQL=$$(./scripts/matrix dirs mysql) cargo bench --locked --package pando --bench speed -- $(or $(ARGS),--write)
 
 docs: ## the documentation of the code
 	cargo doc --workspace --no-deps --locked

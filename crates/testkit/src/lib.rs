@@ -40,6 +40,7 @@ use loopfs::unmount;
 pub use loopfs::{FsKind, LoopFs};
 pub use mysql_family::{
     FamilyProduction, Make, Mariadb, MariadbProduction, Mysql, MysqlProduction, mariadb, mariadb_at, mysql_at, sql_at,
+    sql_through,
 };
 pub use netns::Network;
 pub use production::{Production, ProductionOptions};

@@ -272,6 +272,15 @@ fn client(program: &Path, args: &[&str], password: Option<&str>, sql: &str) -> R
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
+/// Runs a make's client on statements through a socket, as an account that needs no password.
+///
+/// # Errors
+/// What the client printed when it failed.
+pub fn sql_through<M: Make>(socket: &Path, user: &str, sql: &str) -> Result<String, String> {
+    let program = M::client().ok_or("its client is not here")?;
+    client(&program, &[&format!("--socket={}", socket.display()), &format!("--user={user}")], None, sql)
+}
+
 /// The same at an address, as `pando clone` gives it.
 ///
 /// # Errors

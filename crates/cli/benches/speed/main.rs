@@ -2,8 +2,8 @@
 //! in the same run. Prints one table in Markdown; with `--write` it is put into docs/bench.md.
 //!
 //! `--quick` measures at 100 MB only, in a few minutes; `--only latest containers images seconds load peers
-//! mariadb mariadb-load redis` some parts of it; the default takes half an hour. Needs root (a btrfs pool in an image),
-//! PostgreSQL with pgbench, Docker, and pgBackRest for its row.
+//! mariadb mariadb-load mysql mysql-load redis` some parts of it; the default takes half an hour. Needs root (a btrfs pool
+//! in an image), PostgreSQL with pgbench, Docker, pgBackRest for its row, and `PANDO_MYSQL` for MySQL's.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,11 +21,14 @@ mod images;
 mod latest;
 mod load;
 mod mariadb;
+mod mysql;
+mod mysql_family;
 mod peers;
 mod redis;
 mod rig;
 mod seconds;
 
+use pando_testkit::Mariadb;
 use rig::Table;
 
 fn main() {
@@ -69,7 +72,17 @@ fn main() {
         }
     }
     if wanted("mariadb-load") {
-        mariadb::load(&mut table, if quick { 20 } else { 500 }, if quick { 8 } else { 30 });
+        mysql_family::load::<Mariadb>(&mut table, if quick { 20 } else { 500 }, if quick { 8 } else { 30 });
+    }
+    if wanted("mysql") {
+        if quick {
+            mysql::measure(&mut table, 100, 5, 10);
+        } else {
+            mysql::measure(&mut table, 1000, 15, 60);
+        }
+    }
+    if wanted("mysql-load") {
+        mysql::load(&mut table, if quick { 20 } else { 500 }, if quick { 8 } else { 30 });
     }
     if wanted("redis") {
         redis::measure(&mut table, if quick { 100 } else { 1000 }, if quick { 10 } else { 20 });

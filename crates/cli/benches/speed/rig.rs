@@ -95,6 +95,11 @@ pub fn daemon_on(home: &Path) -> Daemon {
     prepared(Daemon::start_on(Path::new(env!("CARGO_BIN_EXE_pando")), home))
 }
 
+/// Both.
+pub fn daemon_on_with(home: &Path, env: &[(&str, &str)]) -> Daemon {
+    prepared(Daemon::start_on_with(Path::new(env!("CARGO_BIN_EXE_pando")), home, env))
+}
+
 /// Makes a daemon's pool.
 pub fn prepared(daemon: Daemon) -> Daemon {
     let output = daemon.pando(&["init", "--size", "45G"]);
