@@ -16,7 +16,7 @@ impl Bench for Mysql {
     const FIRST: &'static str = "SET cte_max_recursion_depth = 4294967295; ";
     const NUMBERS: &'static str = "WITH RECURSIVE numbers (seq) AS (SELECT 1 UNION ALL SELECT seq + 1 FROM numbers WHERE seq < ROWS) \
          SELECT COLUMNS FROM numbers";
-    const BARE: &'static [&'static str] = &["--mysqlx=OFF"];
+    const BARE: &'static [&'static str] = &["--mysqlx=OFF", "--secure-file-priv=NULL"];
     const SLAP: &'static str = "mysqlslap";
     const COPY: (&'static str, &'static str) = ("by production's clone plugin", "?clone-plugin=none");
 }
