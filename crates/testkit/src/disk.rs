@@ -213,10 +213,14 @@ impl RecordedDisk {
             tools::skip("FUSE (/dev/fuse)");
             return None;
         }
+        // One at a time: a disk that is not locked yet looks like one of a killed test.
+        let turn = File::create(Path::new(PLACES).join("pando-disk.turn")).expect("a lock");
+        rustix::fs::flock(&turn, FlockOperation::LockExclusive).expect("waiting for a turn");
         sweep();
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(PLACES).expect("a temporary directory");
         let lock = File::create(dir.path().join(LOCK)).expect("a lock");
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("a lock that nobody else has");
+        drop(turn);
         let open =
             |name: &str| File::options().create(true).truncate(true).read(true).write(true).open(dir.path().join(name));
         let (image, log, rebuilt) =
