@@ -484,6 +484,16 @@ pub trait Engine: Send + Sync {
     fn stage_image(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
         self.stage(seat, source, stage)
     }
+    /// Whether images of production are made of trees as they were cut out of the log, also where there are prepared ones:
+    /// such trees are the same bytes each time, and the beginning of those cut later.
+    fn bakes_raw(&self) -> bool {
+        false
+    }
+    /// Of such a tree, which is served and was written to by nobody: whether it is packed as it is. Else it is put
+    /// together first, by [`Engine::part`].
+    fn is_packable(&self, _seat: &Seat) -> Result<bool, EngineError> {
+        Ok(false)
+    }
     /// Makes a stopped, sanitised tree the data of an image: handed over, without what no first start needs, and, as far
     /// as that can be had, the same bytes each time. What has to have a time has that of the moment.
     fn bake(&self, seat: &Seat, source: &Source, stage: &Stage, _moment: Timestamp) -> Result<(), EngineError> {

@@ -137,6 +137,21 @@ fn whole(owner: &Owner, snapshot: &SnapshotRecord, asked: String) -> Done<Plan> 
     Ok(Plan { moment: snapshot.moment, asked, snapshot: Some(snapshot.id.clone()), sources })
 }
 
+/// Lets a plan that stands on prepared trees stand on what such trees are made of, as far as that is there.
+pub fn stand_on_raw(world: &World, owner: &Owner, plan: &mut Plan) -> Done<()> {
+    let snapshots = owner.snapshots(world)?;
+    for (name, held) in &owner.sources {
+        let Some(planned) = plan.sources.get_mut(name).filter(|planned| planned.to.is_none()) else { continue };
+        let rolls = |snapshot: &&SnapshotRecord| mark(snapshot, name).is_some_and(|mark| mark.rolls);
+        let raw: Vec<SnapshotRecord> = snapshots.iter().filter(rolls).cloned().collect();
+        // Where the log is kept no more, the prepared tree is all there is.
+        if let Some((_, rolled)) = roll_source(&raw, name, held, plan.moment)? {
+            *planned = rolled;
+        }
+    }
+    Ok(())
+}
+
 fn plain(tree: &PoolSnapshotId, at: Timestamp, asked: Timestamp) -> SourcePlan {
     SourcePlan {
         tree: tree.clone(),

@@ -29,6 +29,7 @@ mod hooks;
 #[path = "../../../image/tests/hostile/mod.rs"]
 mod hostile;
 mod image_files;
+mod image_redis;
 mod images;
 mod kills;
 mod life;

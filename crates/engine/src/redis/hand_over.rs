@@ -1,13 +1,17 @@
 //! A tree for a server in a container of the user's. The official image's server loads `dump.rdb` from where it is
 //! started, and lets everybody in; told `pando.conf` of the tree it goes on with the append-only file instead, and asks
 //! for the clone's password. Both have the same data: the one is a second name of the other's base.
+//!
+//! In an image the server is told `pando.conf` anyway, so there is no dump, and what stands behind the base may stay there:
+//! a rewrite orders keys by chance, but a base and what came behind it, as they were cut out of the mirror's log, are
+//! the same bytes each time, and the beginning of what is cut later.
 
 use std::fs;
 use std::path::Path;
 
 use pando_model::Profile;
 
-use super::aof::{self, Kind, Manifest};
+use super::aof::{self, Kind, Manifest, Part};
 use super::client::Client;
 use super::facts::Facts;
 use super::tree::{self, Conf};
@@ -17,6 +21,8 @@ use crate::{EngineError, Seat, Stage};
 
 /// What a server without an append-only file loads.
 const DUMP: &str = "dump.rdb";
+/// So much behind a base is nothing: a server runs through it in a quarter of a second.
+const SHORT: u64 = 16 << 20;
 
 /// Puts all data into one base, which only the running server can. One that does not run any more did it before.
 pub fn part(engine: &RedisEngine, seat: &Seat) -> Result<(), EngineError> {
@@ -29,16 +35,37 @@ pub fn part(engine: &RedisEngine, seat: &Seat) -> Result<(), EngineError> {
 
 /// Whether nothing stands behind the base.
 fn is_whole(data: &Path, manifest: &Manifest) -> Result<bool, EngineError> {
-    for part in manifest.increments() {
+    Ok(bytes(data, manifest.increments())? == 0)
+}
+
+/// Bytes of the parts that are there.
+fn bytes<'a>(data: &Path, parts: impl Iterator<Item = &'a Part>) -> Result<u64, EngineError> {
+    let mut sum = 0;
+    for part in parts {
         match fs::metadata(aof::file(data, part)) {
-            Ok(meta) if meta.len() > 0 => return Ok(false),
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(io("reading an AOF file")(error));
-            }
-            _ => {}
+            Ok(meta) => sum += meta.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io("reading an AOF file")(error)),
         }
     }
-    Ok(true)
+    Ok(sum)
+}
+
+/// Whether so little stands behind the base that each start may as well run through it.
+pub fn is_short(data: &Path) -> Result<bool, EngineError> {
+    let manifest = Manifest::read(data)?.unwrap_or_default();
+    let base = bytes(data, manifest.0.iter().filter(|part| part.kind == Kind::Base))?;
+    Ok(bytes(data, manifest.increments())? <= base.max(SHORT))
+}
+
+/// Makes a stopped tree the data of an image: its files as they are, its users, and nothing else of Pando's.
+pub fn bake(seat: &Seat, facts: &Facts, stage: &Stage) -> Result<(), EngineError> {
+    let seat = Seat { account: Some(owner(&seat.data)?), ..seat.clone() };
+    let users = tree::users(&seat.data)
+        .ok_or_else(|| EngineError::Invalid("nobody was let in to this tree before it was stopped".to_owned()))?;
+    let manifest = tree::clean(&seat.data)?;
+    tree::write_manifest(&seat, &manifest)?;
+    write(&seat.data.join(tree::CONF), &conf(facts, stage, &users).0, seat.account.as_ref())
 }
 
 /// Gives a stopped tree its second name, its users, and nothing else of Pando's. What a server in a container has
@@ -155,6 +182,21 @@ mod tests {
     fn what_stands_behind_the_base_is_not_lost() {
         let dir = tree("*1\r\n$8\r\nFLUSHALL\r\n");
         assert!(hand_over(&seat(dir.path()), &facts(), &stage()).is_err());
+    }
+
+    #[test]
+    fn an_image_has_what_stands_behind_the_base_as_it_is() {
+        let dir = tree("*1\r\n$8\r\nFLUSHALL\r\n");
+        assert!(is_short(dir.path()).expect("looked at"));
+        bake(&seat(dir.path()), &facts(), &stage()).expect("baked");
+        let mut left: Vec<_> = fs::read_dir(dir.path()).expect("a tree").flatten().map(|e| e.file_name()).collect();
+        left.sort();
+        assert_eq!(left, [aof::DIR, tree::CONF], "a dump of the base alone would be of another time");
+        let increment = dir.path().join(aof::DIR).join("a.1.incr.aof");
+        assert!(fs::read_to_string(&increment).expect("it is there").contains("FLUSHALL"));
+        assert!(bake(&seat(dir.path()), &facts(), &stage()).is_err(), "its users went");
+        fs::File::options().write(true).open(&increment).and_then(|file| file.set_len(SHORT + 1)).expect("longer");
+        assert!(!is_short(dir.path()).expect("looked at"));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! | `aof.rs`, `log.rs` | commands, and the log made of them |
 //! | `tree.rs`, `ttl.rs` | a tree's files; keys that expire |
 //! | `session.rs` | connections that are kept |
-//! | `hand_over.rs` | a tree for a container of the user's |
+//! | `hand_over.rs` | a tree for a container of the user's, or for an image |
 //! | `image.rs`, `travel.rs` | images of its servers; trees from elsewhere |
 //!
 //! # What is promised
@@ -148,7 +148,11 @@ impl RedisEngine {
 
     /// Waits until the server has put all its data into one base.
     fn compact(&self, seat: &Seat) -> Result<(), EngineError> {
-        self.own(seat, |client| client.call(&["BGREWRITEAOF"]).map(drop))?;
+        self.own(seat, |client| match client.call(&["BGREWRITEAOF"]) {
+            // The server's own, which is as good.
+            Err(ClientError::Refused(why)) if why.contains("in progress") => Ok(()),
+            other => other.map(drop),
+        })?;
         loop {
             let info = self.own(seat, |client| client.info(Some("persistence")))?;
             let value = |name: &str| info.get(name).map(String::as_str).unwrap_or_default();
@@ -408,6 +412,23 @@ impl Engine for RedisEngine {
 
     fn baked(&self, env: &dyn Fn(&str) -> Option<String>) -> Option<Baked> {
         Some(image::baked(env))
+    }
+
+    fn bakes_raw(&self) -> bool {
+        true
+    }
+
+    fn is_packable(&self, seat: &Seat) -> Result<bool, EngineError> {
+        hand_over::is_short(&seat.data)
+    }
+
+    fn stage_image(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
+        self.stage(seat, source, stage)?;
+        tree::stand_still(seat)
+    }
+
+    fn bake(&self, seat: &Seat, source: &Source, stage: &Stage, _: Timestamp) -> Result<(), EngineError> {
+        hand_over::bake(seat, &self.facts(source)?, stage)
     }
 
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {

@@ -278,6 +278,16 @@ pub fn mirror_conf(seat: &Seat, source: &Source, facts: &Facts) -> Result<PathBu
     Ok(path)
 }
 
+/// What lets a server change nothing by itself: a replica of nobody lets no key expire, and evicts none.
+const STILL: &str = "replicaof 127.0.0.1 0\nauto-aof-rewrite-percentage 0\n";
+
+/// Keeps the server of a staged tree from changing anything by itself; nobody else can then.
+pub fn stand_still(seat: &Seat) -> Result<(), EngineError> {
+    let path = seat.data.join(CONF);
+    let text = fs::read_to_string(&path).map_err(io("reading a tree's settings"))?;
+    write(&path, &format!("{text}{STILL}"), seat.account.as_ref())
+}
+
 /// Writes a clone's configuration, the user's settings last.
 pub fn clone_conf(seat: &Seat, facts: &Facts, stage: &Stage) -> Result<(), EngineError> {
     let mut conf = common(seat, facts);
@@ -286,10 +296,9 @@ pub fn clone_conf(seat: &Seat, facts: &Facts, stage: &Stage) -> Result<(), Engin
             conf.set("port", port.to_string()).set("bind", "127.0.0.1");
             conf.set("appendfsync", if stage.profile == Profile::Durable { "always" } else { "no" });
         }
-        // Being prepared: a replica of nobody lets no key expire.
         None => {
             conf.set("port", "0").set("appendfsync", "no");
-            conf.0.push_str("replicaof 127.0.0.1 0\n");
+            conf.0.push_str(STILL);
         }
     }
     if stage.record {

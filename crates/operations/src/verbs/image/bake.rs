@@ -112,7 +112,10 @@ pub fn prepare(build: &mut ImageBuild, run: &Run) -> Done<()> {
     let salt = Some(salt(build, &plan, &password));
     let who = Credentials { user: build.name.user.clone(), password: Secret::new(password), salt };
     held.engine.admit(&held.seat, &held.source, Some(&who))?;
-    held.engine.part(&held.seat, &held.source)?;
+    // What a clone has overwritten is not for others; it may still stand in what its server wrote before.
+    if owner.clone.is_some() || !held.engine.is_packable(&held.seat)? {
+        held.engine.part(&held.seat, &held.source)?;
+    }
     units::stop_all(&run.world, &owner)?;
     run.pass("image-build.prepare.stopped")?;
     let kinds: Vec<EngineKind> = owner.app.sources.values().map(|source| source.engine).collect();

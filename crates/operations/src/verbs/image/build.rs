@@ -163,6 +163,9 @@ impl ImageBuild {
         let mut plan = moments::resolve(run, &owner, &self.moment)?;
         provision::readable(world, &owner, &plan)?;
         owner.sources.retain(|name, _| *name == self.name.source);
+        if owner.clone.is_none() && owner.sources.values().all(|held| held.engine.bakes_raw()) {
+            moments::stand_on_raw(world, &owner, &mut plan)?;
+        }
         plan.sources.retain(|name, _| *name == self.name.source);
         let (millis, random) = world.id();
         self.work = Some(Prepare::on(world, &owner, plan, SnapshotId::from_parts(millis, random), &self.fresh)?);
