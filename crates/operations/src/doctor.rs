@@ -1,6 +1,7 @@
 //! `doctor`: what is there, what is missing, and the command that mends it.
 
 use pando_catalog::OperationRecord;
+use pando_host::confine;
 use pando_model::{DoctorItem, DoctorView, OperationState, Problem};
 use pando_pool::PoolConfig;
 
@@ -13,6 +14,15 @@ use crate::world::thresholds;
 /// One finding.
 pub fn item(what: &str, level: &str, found: impl Into<String>, fix: Option<String>) -> DoctorItem {
     DoctorItem { what: what.to_owned(), level: level.to_owned(), found: found.into(), fix }
+}
+
+/// Whether archives with databases can be imported.
+fn confinement(there: bool) -> DoctorItem {
+    if there {
+        return item("archives", "ok", "servers of imported clones are confined to what is theirs", None);
+    }
+    let found = "databases from elsewhere cannot be imported: this kernel does not confine their servers";
+    item("archives", "warning", found, Some(format!("that takes {}", confine::NEEDS)))
 }
 
 impl Pando {
@@ -30,6 +40,7 @@ impl Pando {
             }
             Err(problem) => items.push(item("account", "problem", problem.message, problem.hint)),
         }
+        items.push(confinement(world.runtime.confines()));
         items.extend(self.look_at_pool());
         for engine in world.engines.values() {
             items.extend(engine.doctor());

@@ -2,11 +2,12 @@
 //! equal": whatever works on a timeline works on both.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pando_catalog::{AppRecord, CloneRecord, CloneSource, SnapshotRecord};
 use pando_engine::{Engine, Seat, Source};
-use pando_model::{EngineKind, Name, OwnerId, PoolSnapshotId, UnitId, VolumeId};
+use pando_model::{AppState, EngineKind, Name, OwnerId, PoolSnapshotId, UnitId, VolumeId};
 
 use pando_runtime::Container;
 
@@ -30,6 +31,19 @@ pub struct Held {
     pub units: BTreeMap<String, UnitId>,
     /// What its containers are given; none: it runs as processes.
     pub container: Option<Container>,
+    /// Its data came from elsewhere: what a server reads there may lead it anywhere.
+    pub foreign: bool,
+}
+
+impl Held {
+    /// Where alone its processes change files, if that is so: in the volume, which may hold what lies beside a tree, in
+    /// its directory of sockets, and in its log.
+    pub fn writes(&self) -> Option<Vec<PathBuf>> {
+        let seat = &self.seat;
+        let volume = seat.data.parent().unwrap_or(&seat.data);
+        let dirs = || [volume, &seat.run, &seat.log].map(Path::to_owned).to_vec();
+        (self.foreign && self.container.is_none()).then(dirs)
+    }
 }
 
 /// An app or a clone.
@@ -89,6 +103,7 @@ impl Owner {
                 volume: app.volume.clone(),
                 units: stored.units.clone(),
                 container: None,
+                foreign: app.state == AppState::Detached,
             };
             sources.insert(name.clone(), held);
         }
@@ -119,6 +134,7 @@ impl Owner {
                 volume: stored.volume.clone(),
                 units: stored.units.clone(),
                 container: containers::base(world, &app, &clone, name),
+                foreign: app.state == AppState::Detached,
             };
             sources.insert(name.clone(), held);
         }

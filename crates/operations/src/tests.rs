@@ -12,6 +12,7 @@
 //! | `tests/heartbeat.rs` | lost mirrors, dead servers, leases |
 //! | `tests/images.rs` | images with data in them, on a server image and a registry that are made up |
 //! | `tests/times.rs` | what each second shows |
+//! | `tests/travel.rs` | what comes from elsewhere |
 //! | `tests/volumes.rs` | volumes of container engines |
 
 mod agree;
@@ -26,4 +27,5 @@ mod kit;
 mod served;
 mod still;
 mod times;
+mod travel;
 mod volumes;

@@ -41,6 +41,7 @@ pub fn spec(held: &Held, plan: UnitPlan) -> Done<UnitSpec> {
     let plan = if container.is_some() { held.engine.contained(&held.source, plan)? } else { plan };
     Ok(UnitSpec {
         id,
+        writes: held.writes(),
         container,
         program: plan.program,
         args: plan.args,
@@ -141,6 +142,11 @@ pub fn start_receiver(world: &World, held: &Held) -> Done<()> {
 /// Waits until a source's server answers. An exit of the server, or too long a wait, is a problem with the
 /// end of the server's log. Recovery has no limit as long as the server runs: it is bounded by the log.
 pub fn wait_ready(run: &Run, held: &Held) -> Done<()> {
+    wait_ready_within(run, held, Duration::MAX)
+}
+
+/// The same, for so long at most.
+pub fn wait_ready_within(run: &Run, held: &Held, patience: Duration) -> Done<()> {
     let world = &run.world;
     let unit = held.units.get("server");
     let begun = world.clock.instant();
@@ -164,6 +170,10 @@ pub fn wait_ready(run: &Run, held: &Held) -> Done<()> {
         if world.is_stopping() {
             return Err(failed("the daemon is stopping").into());
         }
+        if begun.elapsed() > patience {
+            let text = format!("the server of the clone does not answer within {} s", patience.as_secs());
+            return Err(unit.map_or_else(|| failed(&text), |unit| died(world, unit, &text)).into());
+        }
         let seconds = begun.elapsed().as_secs();
         if seconds > shown {
             shown = seconds;
@@ -185,7 +195,12 @@ pub fn died(world: &World, unit: &UnitId, message: &str) -> pando_model::Problem
         });
         // Of a configuration it says what is wrong before it gives up.
         let before = log.lines().rev().skip_while(|line| !line.contains("\" contains errors")).nth(1);
-        let telling = before.or(telling);
+        // Of the MySQL family the first error names the reason, but for what the system says of a file.
+        let first = log.lines().find(|line| {
+            line.contains("[ERROR]")
+                && !["perating system error", "Error number", "error means"].iter().any(|of| line.contains(of))
+        });
+        let telling = before.or(telling).or(first);
         if let Some(line) = telling.or_else(|| log.lines().rev().find(|line| !line.trim().is_empty())) {
             problem.causes.push(line.trim().to_owned());
         }

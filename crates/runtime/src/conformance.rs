@@ -27,6 +27,7 @@ pub fn spec(program: &str, args: &[&str]) -> UnitSpec {
         dir: PathBuf::from("/"),
         account: None,
         locks: Vec::new(),
+        writes: None,
         stop_signal: StopSignal::Term,
         stop_grace_ms: 10_000,
         container: None,

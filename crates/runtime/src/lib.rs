@@ -81,6 +81,10 @@ pub struct UnitSpec {
     /// killed leaves them behind, and in time the id is somebody else's: see `process/locks.rs`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locks: Vec<PathBuf>,
+    /// The directories below which alone it changes files, whatever it is told to open; none: wherever its account may.
+    /// A container sees its mounts alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writes: Option<Vec<PathBuf>>,
     /// How it is asked to stop.
     pub stop_signal: StopSignal,
     /// Milliseconds after which the whole process group is killed.
@@ -193,6 +197,8 @@ pub enum RuntimeError {
 pub trait Runtime: Send + Sync {
     /// The runtime's word: `process`, `docker`, `sim`.
     fn name(&self) -> &'static str;
+    /// Whether a unit's `writes` can be kept.
+    fn confines(&self) -> bool;
     /// Starts a unit unless it runs.
     fn ensure_running(&self, unit: &UnitSpec) -> Result<Ensured, RuntimeError>;
     /// Asks a unit to stop and waits; kills its group after the grace.

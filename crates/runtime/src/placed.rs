@@ -36,6 +36,10 @@ impl Runtime for PlacedRuntime {
         "placed"
     }
 
+    fn confines(&self) -> bool {
+        self.process.confines()
+    }
+
     fn ensure_running(&self, unit: &UnitSpec) -> Result<Ensured, RuntimeError> {
         self.place_of(unit).ensure_running(unit)
     }

@@ -1,7 +1,5 @@
 //! MySQL as production: the tests it shares with MariaDB (`mysql_family`), and its own.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
@@ -13,6 +11,7 @@ use crate::mysql_family::{self, Side, shared_tests, url};
 use crate::stand::{PANDO, entries};
 
 mod copy;
+mod foreign;
 
 type Stand = mysql_family::Stand<Mysql>;
 
@@ -137,24 +136,6 @@ fn m16_killed_while_a_tree_is_made_anew_nothing_of_it_is_left() {
     assert!(!archive.exists());
     mysql_family::at::<Mysql>(&url, "DROP VIEW hollow");
     stand.json(&["export", "dev", "--output", archive.to_str().unwrap()]);
-    stand.json(&["rm", "dev"]);
-    stand.end(&[]);
-}
-
-#[test]
-fn m14_a_tree_whose_dictionary_names_a_file_elsewhere_is_not_opened_to_anybody() {
-    let Some(stand) = Stand::new() else { return };
-    stand.production.sql("CREATE TABLE note (n INT PRIMARY KEY)");
-    stand.link(&[]);
-    // A user makes one by a setting of a clone; an archive of a stranger could have one.
-    let place = tempfile::Builder::new().prefix("pando-out-").tempdir_in("/tmp").unwrap();
-    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let url = stand.copy("blog@now", "dev", &["--set", &format!("innodb_directories={}", place.path().display())]);
-    let outside = format!("CREATE TABLE away (n INT) DATA DIRECTORY = '{}'", place.path().display());
-    mysql_family::at::<Mysql>(&url, &outside);
-    stand.json(&["stop", "dev"]);
-    let refused = stand.fails(4, &["clone", "dev@now", "child"]);
-    assert!(refused.contains("outside of their tree"), "{refused}");
     stand.json(&["rm", "dev"]);
     stand.end(&[]);
 }

@@ -316,6 +316,8 @@ impl Flavor for Mysql {
         "early_plugin_load",
         "enforce_gtid_consistency",
         "gtid_mode",
+        // What lies outside of a clone is in no snapshot of it, and two servers would write to it (M-14).
+        "innodb_directories",
         "mysqlx",
         "persisted_globals_load",
         "tls_version",

@@ -320,7 +320,7 @@ mod tests {
                 assert!(check(name, value).is_err(), "{name}");
             }
         }
-        assert!(check::<Mysql>("tls_version", "").is_err());
+        assert!(check::<Mysql>("tls_version", "").is_err() && check::<Mysql>("innodb-directories", "/tmp").is_err());
         let mut options = Options::of("mariadbd");
         options.set("sql_mode", "a\"b\\");
         assert!(options.text().ends_with("sql_mode=\"a\\\"b\\\\\"\n"));

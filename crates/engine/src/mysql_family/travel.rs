@@ -1,8 +1,9 @@
 //! A tree that travels: whether this machine can serve one that came, and what of that is not believed.
 //!
 //! What it knows of itself comes from a stranger. Settings are written into an option file, so they must be plain
-//! values; a tree must hold files and directories only, and no `.isl`, by which InnoDB would open a file anywhere.
-//! That it was shut to production's accounts is not believed either: it is shut again before anybody may enter.
+//! values; a tree must hold files and directories only, and no `.isl`, by which InnoDB would open a file anywhere. Where
+//! else its files lead to nobody can see from here, and its server is confined for that. That it was shut to
+//! production's accounts is not believed either: it is shut again before anybody may enter.
 
 use std::fs;
 use std::path::Path;
@@ -49,6 +50,10 @@ pub fn receive<F: Flavor>(data: &Path) -> Result<(), EngineError> {
         let entry = entry.map_err(io("reading a tree"))?;
         let kind = entry.file_type().map_err(io("reading a tree"))?;
         belongs(&entry, kind.is_dir() || kind.is_file())?;
+        // Keys that a stranger knows: the server makes its own.
+        if Path::new(&entry.file_name()).extension().is_some_and(|end| end == "pem") && kind.is_file() {
+            fs::remove_file(entry.path()).map_err(io("removing a stranger's keys"))?;
+        }
         if kind.is_dir() {
             for inner in fs::read_dir(entry.path()).map_err(io("reading a tree"))? {
                 let inner = inner.map_err(io("reading a tree"))?;
@@ -78,6 +83,7 @@ mod tests {
         for file in F::TREE.iter().chain(&[PREPARED]) {
             fs::write(dir.path().join(file), "x").expect("a file");
         }
+        fs::write(dir.path().join("server-key.pem"), "x").expect("a file");
         for name in ["mysql", "blog", "pando.replay"] {
             fs::create_dir(dir.path().join(name)).expect("a directory");
         }
@@ -92,6 +98,7 @@ mod tests {
         {
             looked(dir.path()).expect("a good tree");
             assert!(!dir.path().join(PREPARED).exists(), "its accounts count as open");
+            assert!(!dir.path().join("server-key.pem").exists(), "its keys are known to whoever sent them");
         }
     }
 

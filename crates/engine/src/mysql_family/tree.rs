@@ -130,8 +130,10 @@ pub fn is_handed_over(data: &Path) -> bool {
 /// What belongs to another server, or to another run of one: its identity (M-1), its replication, perhaps with the
 /// password of production (M-2), its persisted settings, its locks, temporary files and caches.
 fn is_foreign(name: &str) -> bool {
-    const FILES: [&str; 9] = [
+    const FILES: [&str; 10] = [
         "auto.cnf",
+        // Components that a server loads, where its installation lets the tree say so.
+        "mysqld.my",
         "mysqld-auto.cnf",
         "binlog.index",
         "ib_buffer_pool",
@@ -176,6 +178,7 @@ mod tests {
         for file in [
             "auto.cnf",
             "mysqld-auto.cnf",
+            "mysqld.my",
             "master.info",
             "host-relay-bin.000001",
             "host-relay-bin.index",

@@ -207,6 +207,7 @@ fn spec(world: &World, unit: &UnitId, hook: &Hook, facts: &Facts) -> Done<UnitSp
         dir: "/".into(),
         account: account::of(world, hook)?,
         locks: Vec::new(),
+        writes: None,
         stop_signal: StopSignal::Kill,
         stop_grace_ms: 0,
         // The user's own program, on this machine.

@@ -561,7 +561,7 @@ fn run_export(world: &Arc<World>, of: &str, at: Option<&str>) -> Done<()> {
 }
 
 /// Imports what another home has exported.
-fn run_import(world: &Arc<World>) -> Done<()> {
+pub fn run_import(world: &Arc<World>) -> Done<()> {
     world.transfers.stand_in(|_, mut stream| drop(std::io::Write::write_all(&mut stream, archive())));
     let wanted = pando_model::ImportRequest { clone: name("fresh"), profile: None, outward_links: false };
     go(world, &["fresh"], |world| import::Import::new(world, wanted))

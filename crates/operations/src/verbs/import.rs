@@ -2,6 +2,10 @@
 //! is no production behind it: its app is *detached*, has no name, no mirror and no timeline, and goes with the
 //! last of its clones.
 //!
+//! What a server reads in a stranger's tree may lead it anywhere: a dictionary, a log of changes, a log of unfinished
+//! statements name files by whole paths, to be written to or removed. So the processes of an imported clone, and of its
+//! clones, are confined: they change nothing outside of the clone, from their first start on and for good.
+//!
 //! # Crash consistency
 //! Clone, app and volume have their ids from birth. The name is taken first; what arrives goes into the volume,
 //! which nobody else may enter until it was checked and synced. Undo stops the units, destroys the volume and
@@ -12,10 +16,12 @@ use std::fs::Permissions;
 use std::io::BufReader;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use pando_catalog::{AppRecord, AppSource, CloneRecord, CloneSource, Durability};
 use pando_engine::Source;
+use pando_host::confine;
 use pando_host::secret::Secret;
 use pando_image::{Limits, Manifest, Owning, SourceEntry};
 use pando_model::{
@@ -33,6 +39,10 @@ use crate::owner::Owner;
 use crate::transfer::{self, Way};
 use crate::units;
 use crate::world::{World, thresholds};
+
+/// What a server gets for its first start. What an export wrote was stopped cleanly, so there is nothing to recover; some
+/// servers try again for ever to open what they are not allowed to.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// An archive becoming a clone.
 #[derive(Serialize, Deserialize)]
@@ -206,6 +216,10 @@ impl Import {
     fn sources(&self, world: &World, manifest: &Manifest) -> Done<BTreeMap<Name, (Source, Vec<String>)>> {
         let mut made = BTreeMap::new();
         for (name, entry) in &manifest.sources {
+            if units::has_server(entry.engine) && !world.runtime.confines() {
+                let what = "what comes from elsewhere is served only where the kernel confines its servers to it";
+                return Err(refused(what).hint(format!("that takes {}", confine::NEEDS)).into());
+            }
             let source = Source {
                 url: entry.url.clone(),
                 exclude: Vec::new(),
@@ -298,7 +312,11 @@ impl Import {
     }
 
     fn start(&mut self, run: &Run) -> Done<()> {
-        provision::start(run, &self.owner(run)?)
+        let owner = self.owner(run)?;
+        provision::start(run, &owner)?;
+        // Redis alone reads all its data when it starts.
+        let mut quick = owner.sources.values().filter(|held| held.kind != EngineKind::Redis);
+        quick.try_for_each(|held| units::wait_ready_within(run, held, PATIENCE))
     }
 
     fn stop(&mut self, run: &Run) -> Done<()> {

@@ -316,6 +316,10 @@ impl Runtime for DockerRuntime {
         "docker"
     }
 
+    fn confines(&self) -> bool {
+        true
+    }
+
     fn ensure_running(&self, unit: &UnitSpec) -> Result<Ensured, RuntimeError> {
         match self.look(&unit.id)? {
             Some(seen) if seen.runs() => {

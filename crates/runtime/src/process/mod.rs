@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pando_host::Confinement;
 use pando_host::process::{self, Process, ProcessId};
 use pando_model::UnitId;
 use rustix::process::Signal;
@@ -169,6 +170,10 @@ impl ProcessRuntime {
 impl Runtime for ProcessRuntime {
     fn name(&self) -> &'static str {
         "process"
+    }
+
+    fn confines(&self) -> bool {
+        Confinement::is_available()
     }
 
     fn ensure_running(&self, unit: &UnitSpec) -> Result<Ensured, RuntimeError> {

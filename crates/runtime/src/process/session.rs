@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Child;
 
-use pando_host::Tool;
+use pando_host::{Confinement, Tool};
 
 use crate::UnitSpec;
 
@@ -31,13 +31,14 @@ pub fn spawn(spec: &UnitSpec, home: &Path, log: File) -> io::Result<Child> {
         command.stdin(readable(input)?);
     }
     command.stdout(log.try_clone()?).stderr(log.try_clone()?);
+    let confinement = spec.writes.as_deref().map(Confinement::to).transpose()?;
     let mark = move || {
         rustix::process::setsid()?;
         rustix::io::fcntl_setfd(&log, rustix::io::FdFlags::empty())?;
-        Ok(())
+        confinement.as_ref().map_or(Ok(()), Confinement::enter)
     };
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes two bare
-    // system calls, allocates nothing and takes no lock; turning an errno into an io::Error does not either.
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes bare system
+    // calls, allocates nothing and takes no lock; turning an errno into an io::Error does not either.
     unsafe { command.pre_exec(mark) };
     command.spawn().map_err(|error| explain(spec, error))
 }

@@ -8,6 +8,7 @@ use crate::mysql_family::{self, ROWS, Side, second, shared_tests, url, write};
 use crate::stand::PANDO;
 
 mod copy;
+mod foreign;
 mod series;
 mod traps;
 

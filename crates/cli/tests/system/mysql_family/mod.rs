@@ -15,6 +15,7 @@ use crate::any_second::Oracle;
 use crate::proxy::Proxy;
 use crate::stand::{Raised, entries, said};
 
+pub mod foreign;
 pub mod travel;
 
 /// What the tests of one of them say differently.

@@ -87,6 +87,33 @@ fn it_keeps_the_contract() -> Checked {
 }
 
 #[test]
+fn a_unit_changes_files_below_its_directories_alone() -> Checked {
+    let bench = Bench::new()?;
+    let place = tempfile::tempdir()?;
+    let [own, other] = ["own", "other"].map(|name| place.path().join(name));
+    for dir in [&own, &other] {
+        std::fs::create_dir(dir)?;
+        std::fs::write(dir.join("file"), "as it was")?;
+    }
+    let script = |dir: &Path| {
+        let dir = dir.display();
+        shell(&format!("cat {dir}/file >/dev/null && echo x >{dir}/new; echo x >{dir}/file; rm {dir}/file"))
+    };
+    for (dir, left) in [(&other, vec!["file"]), (&own, vec!["new"])] {
+        let mut unit = script(dir);
+        unit.writes = Some(vec![own.clone()]);
+        bench.runtime.run_once(&unit, &mut || true)?;
+        let mut found: Vec<_> = std::fs::read_dir(dir)?.flatten().map(|entry| entry.file_name()).collect();
+        found.sort();
+        assert_eq!(found, left);
+    }
+    assert_eq!(std::fs::read_to_string(other.join("file"))?, "as it was");
+    bench.runtime.run_once(&script(&other), &mut || true)?;
+    assert!(!other.join("file").exists(), "who is not confined is not");
+    Ok(())
+}
+
+#[test]
 fn the_next_daemon_adopts_what_runs() -> Checked {
     let bench = Bench::new()?;
     let unit = sleeper();
