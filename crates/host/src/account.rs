@@ -52,6 +52,11 @@ impl Account {
         Ok(())
     }
 
+    /// The user whom this process runs as.
+    pub fn own_uid() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
     /// Whether this process is root.
     pub fn is_root() -> bool {
         rustix::process::geteuid().is_root()

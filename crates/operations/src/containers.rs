@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use pando_catalog::{AppRecord, CloneRecord, CloneSource};
 use pando_engine::{Finding, ImageContent};
 use pando_model::{CloneRequest, ContainerView, ContainerWish, DoctorItem, Name, RuntimeKind, UnitId};
-use pando_runtime::docker::Confines;
+use pando_runtime::docker::{Confines, Unlimited};
 use pando_runtime::{Container, DockerRuntime};
 
 use crate::fault::{Done, Fault, IntoProblem, refused, usage};
@@ -38,10 +38,24 @@ pub fn wished(world: &World, parent: &Owner, request: &CloneRequest) -> Done<Opt
             .hint(format!("it has: {}", known.join(", ")))
             .into());
     }
-    engine(world)?.answers().map_err(|error| {
+    let docker = engine(world)?;
+    docker.answers().map_err(|error| {
         refused(error.into_problem().to_string())
             .hint("start Docker or Podman; `pando doctor` shows where it is sought")
     })?;
+    let Unlimited { memory, cpu, .. } = docker.unlimited()?;
+    for (told, flag, what) in [
+        (memory && request.container.memory_bytes.is_some(), "--memory", "memory"),
+        (cpu && request.container.cpu_millis.is_some(), "--cpus", "processors"),
+    ] {
+        if told {
+            return Err(refused(format!(
+                "the engine cannot limit {what}: it is rootless, and was given no control group"
+            ))
+            .hint(format!("leave {flag} out; or let systemd delegate cgroup v2 controllers to its user"))
+            .into());
+        }
+    }
     Ok(Some(request.container.clone().or(inherited.unwrap_or_default())))
 }
 
@@ -217,7 +231,10 @@ pub fn doctor(world: &World) -> Done<DoctorItem> {
     let Some(docker) = &world.docker else { return Ok(item(level, "no engine was sought".to_owned(), None)) };
     let socket = docker.socket().display();
     Ok(match docker.engine() {
-        Ok(words) => item("ok", format!("{} {} answers at {socket}", words.name, words.version), None),
+        Ok(words) => {
+            let found = format!("{} {} answers at {socket}{}", words.name, words.version, words.reservations());
+            item("ok", found, None)
+        }
         Err(error) if needed => {
             let found = format!("clones run in containers, and {}", error.into_problem());
             item(level, found, Some("systemctl start docker"))

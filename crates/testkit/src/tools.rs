@@ -32,6 +32,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("mount", "mount"),
+    ("newgidmap", "uidmap"),
+    ("newuidmap", "uidmap"),
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),
     ("pgbackrest", "pgbackrest"),
@@ -64,6 +66,18 @@ pub fn require_root() -> bool {
         eprintln!("SKIPPED test: needs root");
     }
     root
+}
+
+/// User and group of an account that is not root, as `/etc/passwd` has it.
+///
+/// # Panics
+/// When there is none.
+pub fn somebody() -> (u32, u32) {
+    let passwd = std::fs::read_to_string("/etc/passwd").expect("reading /etc/passwd");
+    let line = |name: &str| passwd.lines().find(|line| line.starts_with(&format!("{name}:"))).map(str::to_owned);
+    let line = line("postgres").or_else(|| line("nobody")).expect("an account that is not root");
+    let mut ids = line.split(':').skip(2).map_while(|field| field.parse().ok());
+    (ids.next().expect("a user's number"), ids.next().expect("a group's number"))
 }
 
 /// Whether this machine has a locale, named as `locale -a` names it.

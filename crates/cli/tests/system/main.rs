@@ -46,6 +46,7 @@ mod promote;
 mod proxy;
 mod redis;
 mod refusals;
+mod rootless;
 mod sanitised;
 mod served;
 mod several;

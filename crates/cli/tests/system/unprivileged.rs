@@ -9,17 +9,8 @@ use serde_json::Value;
 
 use crate::stand::{Copy, PANDO, entries, production, sql_at, with};
 
-/// An account that is not root, as `/etc/passwd` has it.
-fn account() -> (u32, u32) {
-    let passwd = fs::read_to_string("/etc/passwd").unwrap();
-    let line = |name: &str| passwd.lines().find(|line| line.starts_with(&format!("{name}:"))).map(str::to_owned);
-    let line = line("postgres").or_else(|| line("nobody")).unwrap();
-    let mut ids = line.split(':').skip(2).map_while(|field| field.parse().ok());
-    (ids.next().unwrap(), ids.next().unwrap())
-}
-
 /// A program that is `pando`, run by somebody else. (It replaces itself, so a signal to it reaches pando.)
-fn pando_as(dir: &Path, (uid, gid): (u32, u32)) -> PathBuf {
+pub fn pando_as(dir: &Path, (uid, gid): (u32, u32)) -> PathBuf {
     let (binary, script) = (dir.join("pando"), dir.join("pando-as"));
     fs::copy(PANDO, &binary).unwrap();
     let text =
@@ -41,7 +32,7 @@ fn whole_way(kind: FsKind, wanted: &str) {
     if kind == FsKind::Btrfs {
         tools::run("mount", &["-o", "remount,user_subvol_rm_allowed", &filesystem.path().display().to_string()]);
     }
-    let ids = account();
+    let ids = tools::somebody();
     chown(filesystem.path(), Some(ids.0), Some(ids.1)).unwrap();
     let dir = tempfile::Builder::new().prefix("pando-bin-").tempdir_in("/tmp").unwrap();
     fs::set_permissions(filesystem.path().parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();

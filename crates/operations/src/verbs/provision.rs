@@ -99,6 +99,31 @@ pub fn readable(world: &World, parent: &Owner, plan: &Plan) -> Done<()> {
     Ok(())
 }
 
+/// Refuses to copy or take away trees that a container of an ordinary user's engine has made its own: its accounts are
+/// others to us, and only root could.
+pub fn within_reach(world: &World, owner: &Owner) -> Done<()> {
+    use std::os::unix::fs::MetadataExt;
+    let me = pando_host::Account::own_uid();
+    // Where volumes are taken whole nobody looks into them.
+    if me == 0 || world.pool()?.capabilities().atomic_snapshot {
+        return Ok(());
+    }
+    for (name, held) in &owner.sources {
+        let Ok(meta) = std::fs::metadata(&held.seat.data) else { continue };
+        if meta.uid() != me {
+            let text =
+                format!("{name} of {} belongs to uid {} now: a container made it its own", owner.name, meta.uid());
+            let hint = format!(
+                "podman unshare chown -R 0:0 {} gives it back; --userns=keep-id:uid=UID,gid=GID, with the ids of the image's \
+                 account, lets a container have it as yours",
+                held.seat.data.display()
+            );
+            return Err(crate::fault::refused(text).hint(hint).into());
+        }
+    }
+    Ok(())
+}
+
 /// Gives trees that servers in containers have made their own (T-23) to the account of servers here. A walk over every file:
 /// only for copies that are read file by file anyway.
 pub fn take_over(world: &World, owner: &Owner) -> Done<()> {

@@ -267,6 +267,9 @@ impl Snapshot {
     /// protection against torn pages.
     fn freeze(&mut self, run: &Run) -> Done<()> {
         let owner = self.owner(run)?;
+        if owner.clone.is_some() {
+            super::provision::within_reach(&run.world, &owner)?;
+        }
         let pool = run.world.pool()?;
         let pause = owner.clone.is_some() || !pool.capabilities().atomic_snapshot;
         let running: Vec<_> = owner.sources.values().filter_map(|held| held.units.get("server")).collect();

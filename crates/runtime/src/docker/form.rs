@@ -44,6 +44,27 @@ pub struct Habits {
     pub remaps: bool,
     /// SELinux would keep containers from directories that are not labelled for them.
     pub selinux: bool,
+    /// What it cannot limit.
+    pub unlimited: Unlimited,
+}
+
+impl Habits {
+    /// Whether containers have no control groups of their own to be stopped by. They are processes of ours, and can be
+    /// stopped as such.
+    pub fn stops_by_signals(self) -> bool {
+        self.podman && self.rootless
+    }
+}
+
+/// What an engine cannot limit: one that is not root has only what the machine leaves to its user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unlimited {
+    /// Memory.
+    pub memory: bool,
+    /// Processors.
+    pub cpu: bool,
+    /// Processes.
+    pub pids: bool,
 }
 
 /// The form for a new container. `volumes`: what the image declares as such; it gets memory there, since an
@@ -67,10 +88,15 @@ pub fn create(spec: &UnitSpec, container: &Container, home: &Path, habits: Habit
     let mut host = confined(habits, volumes);
     set(&mut host, "Mounts", json!(mounts));
     set(&mut host, "NetworkMode", json!("host"));
-    set(&mut host, "PidsLimit", json!(PIDS));
     set(&mut host, "ShmSize", json!(container.memory_bytes.unwrap_or(SHARED)));
-    set(&mut host, "Memory", json!(container.memory_bytes.unwrap_or(0)));
-    set(&mut host, "NanoCpus", json!(container.cpu_millis.unwrap_or(0) * 1_000_000));
+    let limits = [
+        ("PidsLimit", PIDS, habits.unlimited.pids),
+        ("Memory", container.memory_bytes.unwrap_or(0), habits.unlimited.memory),
+        ("NanoCpus", container.cpu_millis.unwrap_or(0) * 1_000_000, habits.unlimited.cpu),
+    ];
+    for (name, limit, _) in limits.into_iter().filter(|(_, _, ignored)| !ignored) {
+        set(&mut host, name, json!(limit));
+    }
     let mut form = json!({
         "Image": container.image,
         "Entrypoint": [program],

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use pando_model::UnitId;
 use serde_json::Value;
 
-use super::form::Habits;
+use super::form::{Habits, Unlimited};
 use super::{DockerRuntime, failed, form};
 use crate::RuntimeError;
 
@@ -54,7 +54,18 @@ impl DockerRuntime {
         let silent = || failed(format!("asking the engine at {}", self.socket().display()));
         let version = self.client.get("/version").map_err(silent())?;
         let info = self.client.get("/info").map_err(silent())?;
-        Ok(words(&version, &info))
+        let mut words = words(&version, &info);
+        if words.habits.podman && words.habits.rootless {
+            // What it says by Docker's interface is what the kernel could do.
+            let own = self.client.get("/v4.0.0/libpod/info").map_err(silent())?;
+            words.habits.unlimited = unlimited(&own["host"]["cgroupControllers"]);
+        }
+        Ok(words)
+    }
+
+    /// What the engine cannot limit.
+    pub fn unlimited(&self) -> Result<Unlimited, RuntimeError> {
+        Ok(self.habits()?.unlimited)
     }
 
     /// Whether the engine answers: less to ask than who it is.
@@ -73,6 +84,27 @@ impl DockerRuntime {
     }
 }
 
+/// By the controllers that an engine has; without a say of their own on cgroup v1 it has none.
+fn unlimited(controllers: &Value) -> Unlimited {
+    let has = texts(controllers);
+    let lacks = |name: &str| !has.iter().any(|one| one == name);
+    Unlimited { memory: lacks("memory"), cpu: lacks("cpu"), pids: lacks("pids") }
+}
+
+impl EngineWords {
+    /// Of an engine that is not root: that, and what it cannot limit.
+    pub fn reservations(&self) -> String {
+        if !self.habits.rootless {
+            return String::new();
+        }
+        let Unlimited { memory, cpu, pids } = self.habits.unlimited;
+        let lacks = [(memory, "memory"), (cpu, "processors"), (pids, "processes")];
+        let lacks: Vec<&str> = lacks.into_iter().filter(|(lacks, _)| *lacks).map(|(_, name)| name).collect();
+        let limits = if lacks.is_empty() { String::new() } else { format!(", and cannot limit {}", lacks.join(", ")) };
+        format!("; it is rootless{limits}")
+    }
+}
+
 fn words(version: &Value, info: &Value) -> EngineWords {
     let components = version["Components"].as_array().cloned().unwrap_or_default();
     let podman = components.iter().any(|one| one["Name"].as_str().is_some_and(|name| name.contains("Podman")));
@@ -87,6 +119,7 @@ fn words(version: &Value, info: &Value) -> EngineWords {
             rootless: has("rootless") || info["Rootless"].as_bool() == Some(true),
             remaps: has("userns"),
             selinux: has("selinux"),
+            unlimited: Unlimited::default(),
         },
     }
 }
@@ -175,13 +208,18 @@ pub fn socket(told: Option<&str>) -> PathBuf {
         // Of an engine on another machine nothing could be mounted: its address is no path, and nobody answers there.
         return PathBuf::from(told.strip_prefix("unix://").unwrap_or(told));
     }
-    let own = format!("/run/user/{}", rustix::process::geteuid().as_raw());
-    let known = [
+    let me = rustix::process::geteuid();
+    let own = format!("/run/user/{}", me.as_raw());
+    let mut known = [
         "/run/docker.sock".to_owned(),
         "/run/podman/podman.sock".to_owned(),
         format!("{own}/docker.sock"),
         format!("{own}/podman/podman.sock"),
     ];
+    if !me.is_root() {
+        // The machine's is seldom open to others, and its containers are not.
+        known.rotate_left(2);
+    }
     let there = known.iter().find(|path| Path::new(path).exists());
     PathBuf::from(there.unwrap_or(&known[0]))
 }
@@ -191,6 +229,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_an_engine_cannot_limit_is_read_from_what_it_controls() {
+        let of = |controllers: &[&str]| unlimited(&serde_json::json!(controllers));
+        assert_eq!(of(&[]), Unlimited { memory: true, cpu: true, pids: true }, "as Podman 4.3 says it on cgroup v1");
+        assert_eq!(of(&["memory", "pids"]), Unlimited { cpu: true, ..Unlimited::default() });
+        let habits = Habits { podman: true, rootless: true, unlimited: of(&["memory"]), ..Habits::default() };
+        let words = EngineWords { name: String::new(), version: String::new(), habits };
+        assert_eq!(words.reservations(), "; it is rootless, and cannot limit processors, processes");
+    }
 
     #[test]
     fn what_was_dropped_is_read_from_either_engine() {

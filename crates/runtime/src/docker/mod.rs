@@ -37,6 +37,7 @@ use serde_json::Value;
 
 use self::client::{Client, Trouble, encoded};
 use self::form::Habits;
+pub use self::form::Unlimited;
 pub use self::image::ImageFacts;
 use self::image::Inspected;
 pub use self::look::{Confines, EngineWords, socket};
@@ -265,7 +266,7 @@ impl DockerRuntime {
         let how = how.or_else(|| self.recorded(unit).map(of_spec));
         let (signal, grace) = how.unwrap_or((StopSignal::Term, Duration::from_secs(10)));
         if signal != StopSignal::Kill {
-            if seen.status == "paused" {
+            if seen.status == "paused" || self.habits()?.stops_by_signals() {
                 self.resume(unit)?;
             }
             // It may have ended just now; whether it has is asked next.
@@ -284,6 +285,10 @@ impl DockerRuntime {
     /// Pauses or lets go on; what does not run, or is so already, is left alone.
     fn freeze(&self, unit: &UnitId, freeze: bool) -> Result<(), RuntimeError> {
         let Some(seen) = self.look(unit)? else { return Ok(()) };
+        if seen.runs() && self.habits()?.stops_by_signals() {
+            let word = if freeze { "pausing" } else { "resuming" };
+            return crate::process::hold(seen.pid, freeze).map_err(io_error(format!("{word} {unit}")));
+        }
         let word = if freeze { "pause" } else { "unpause" };
         if !seen.runs() || (seen.status == "paused") == freeze {
             return Ok(());

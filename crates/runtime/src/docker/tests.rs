@@ -1,6 +1,6 @@
 //! The runtime on a real engine.
 
-use pando_testkit::{Docker, Image, Podman, wait_until};
+use pando_testkit::{Docker, Image, Podman, tools, wait_until};
 
 use super::*;
 use crate::conformance;
@@ -23,6 +23,42 @@ fn what_has_ended_is_left(runtime: &DockerRuntime) {
     assert_eq!(runtime.remains().unwrap(), std::slice::from_ref(&unit.id));
     runtime.ensure_gone(&unit.id).unwrap();
     assert_eq!(runtime.remains().unwrap(), []);
+}
+
+#[test]
+fn the_contract_holds_on_an_ordinary_users_podman() {
+    let Some(podman) = Podman::start_as(tools::somebody(), &[]) else { return };
+    let home = tempfile::tempdir().unwrap();
+    let runtime = DockerRuntime::new(home.path(), &podman.socket()).with_fallback(&podman.image(Image::Postgres));
+    conformance::all(&runtime).unwrap();
+    what_has_ended_is_left(&runtime);
+
+    // Paused means that nothing of it moves, whatever control groups there are.
+    let unit = conformance::spec("/bin/sh", &["-c", "sleep 600 & sleep 600 & wait"]);
+    runtime.ensure_running(&unit).unwrap();
+    let UnitState::Running { pid } = runtime.state(&unit.id).unwrap() else { panic!("it runs") };
+    let shell = || children(pid).first().map(|shell| children(*shell)).unwrap_or_default();
+    assert!(wait_until(std::time::Duration::from_secs(10), || shell().len() == 2));
+    let all: Vec<u32> = [vec![pid], children(pid), shell()].concat();
+    let states = || all.iter().map(|pid| state(*pid)).collect::<String>();
+    runtime.pause(&unit.id).unwrap();
+    assert_eq!(states(), "TTTT");
+    runtime.resume(&unit.id).unwrap();
+    assert!(!states().contains('T'), "{}", states());
+    runtime.pause(&unit.id).unwrap();
+    runtime.ensure_gone(&unit.id).unwrap();
+    assert_eq!(podman.run(&["ps", "--all", "--quiet"]), "");
+    assert!(runtime.engine().unwrap().reservations().contains("it is rootless"));
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn state(pid: u32) -> String {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(')').next().unwrap().trim_start()[..1].to_owned()
 }
 
 #[test]

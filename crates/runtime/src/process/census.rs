@@ -78,6 +78,16 @@ impl Census {
         Ok((census, seeds))
     }
 
+    /// Looks at whoever stems from these.
+    fn below(seeds: &BTreeSet<ProcessId>) -> io::Result<Self> {
+        if !process::can_list_children() {
+            return Self::take();
+        }
+        let mut census = Self { processes: BTreeMap::new(), by_pid: HashMap::new() };
+        census.descend(seeds);
+        Ok(census)
+    }
+
     /// We, our ancestors, process 1, and the children of all these.
     fn of_own_line() -> Self {
         let mut census = Self { processes: BTreeMap::new(), by_pid: HashMap::new() };
@@ -207,14 +217,26 @@ impl Crowd {
         let seeds = self.known.keys().copied().chain(first).collect();
         let (census, seeds) =
             Census::of_unit(unit, seeds, first.map(|first| first.start), marks, process::can_list_children())?;
-        let family = census.family(&seeds);
+        self.take_in(&census, &seeds);
+        Ok(())
+    }
+
+    /// The same of all that stem from one process, of which nothing else is known.
+    pub fn look_below(&mut self, first: ProcessId) -> io::Result<()> {
+        let seeds = self.known.keys().copied().chain([first]).collect();
+        let census = Census::below(&seeds)?;
+        self.take_in(&census, &seeds);
+        Ok(())
+    }
+
+    fn take_in(&mut self, census: &Census, seeds: &BTreeSet<ProcessId>) {
+        let family = census.family(seeds);
         self.known.retain(|id, _| family.contains_key(id));
         for id in family.keys().filter(|id| !self.known.contains_key(id)).copied().collect::<Vec<_>>() {
             self.known.extend(Process::open(id).map(|process| (id, process)));
         }
         self.alive = family.into_values().filter(|stat| self.known.contains_key(&stat.id)).collect();
         self.alive.sort_by_key(|stat| (census.depth(stat), stat.id));
-        Ok(())
     }
 
     /// Who lived at the last look, parents first.

@@ -36,6 +36,7 @@ use rustix::process::Signal;
 use self::census::{Census, Crowd, Marks};
 use self::record::{Phase, Record, Records};
 use self::standing::{Own, Standing};
+pub(crate) use self::stop::hold;
 use crate::{Ensured, Outcome, Removed, Runtime, RuntimeError, StopSignal, UnitSpec, UnitState, log};
 
 /// How a unit without a readable record is stopped.

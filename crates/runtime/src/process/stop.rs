@@ -97,6 +97,15 @@ pub fn wake(crowd: &Crowd) -> io::Result<()> {
     send(crowd.processes().rev(), Signal::CONT)
 }
 
+/// Stops, or lets go on, all that stem from a process that is not of our making: the first one of a container.
+pub fn hold(first: u32, hold: bool) -> io::Result<()> {
+    let Some(first) = pando_host::process::stat(first).map(|stat| stat.id) else { return Ok(()) };
+    let mut crowd = Crowd::new();
+    let mut look = |crowd: &mut Crowd| crowd.look_below(first);
+    look(&mut crowd)?;
+    if hold { pause(&mut crowd, &mut look) } else { wake(&crowd) }
+}
+
 /// Stops everybody where they are. Whoever was stopped goes on again when this fails.
 pub fn pause(crowd: &mut Crowd, look: Look<'_>) -> io::Result<()> {
     let outcome = stand(crowd, look);

@@ -82,10 +82,12 @@ impl Image {
         // Where Docker would look for a name without a registry.
         let whole = format!("docker.io/library/{exact}");
         if !podman.output(&["image", "exists", &whole]).status.success() {
-            let tar = recipe.tar().display().to_string();
+            // Whose Podman it is may not be able to open it.
+            let tar = fs::File::open(recipe.tar()).expect("opening an image");
             let changes = recipe.settings.iter().flat_map(|line| ["--change", line]);
-            let words: Vec<&str> = ["import"].into_iter().chain(changes).chain([tar.as_str(), &whole]).collect();
-            podman.run(&words);
+            let words: Vec<&str> = ["import"].into_iter().chain(changes).chain(["-", &whole]).collect();
+            let output = podman.fed(&words, tar.into());
+            assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
         exact
     }

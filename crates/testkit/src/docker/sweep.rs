@@ -90,6 +90,7 @@ impl Place {
             }
             left.is_empty()
         });
+        self.wake_nobody();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
         for point in points.filter(|point| point.starts_with(&self.dir)).collect::<Vec<_>>().into_iter().rev() {
@@ -104,6 +105,21 @@ impl Place {
         }
         if let Err(error) = fs::remove_dir_all(&self.dir) {
             eprintln!("{} is not removed: {error}", self.dir.display());
+        }
+    }
+}
+
+impl Place {
+    /// Ends the process that holds a rootless Podman's namespaces: it names nothing of the place.
+    fn wake_nobody(&self) {
+        let Ok(text) = fs::read_to_string(self.dir.join("user/tmp/pause.pid")) else { return };
+        let pid: Option<i32> = text.trim().parse().ok();
+        let is_it = |pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|name| ["catatonit", "podman"].contains(&name.trim()))
+        };
+        if let Some(pid) = pid.filter(is_it).and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
         }
     }
 }
