@@ -48,7 +48,7 @@ pub struct ImageRecord {
     pub user: String,
     /// With this password.
     pub password: Sealed,
-    /// Whether the app's masks were applied.
+    /// Whether its data was masked.
     pub masked: bool,
     /// Bytes of the data.
     pub data_bytes: u64,

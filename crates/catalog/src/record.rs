@@ -111,6 +111,9 @@ pub struct Former {
     pub snapshot: Option<SnapshotId>,
     /// Until when it is kept.
     pub until: Timestamp,
+    /// Whether its data was masked.
+    #[serde(default)]
+    pub masked: bool,
 }
 
 /// A clone.
@@ -167,6 +170,9 @@ pub struct CloneRecord {
     /// Since when it is promoted.
     #[serde(default)]
     pub promoted_at: Option<Timestamp>,
+    /// Whether its data was masked when it got it: by all that masks of its app, or before it was copied.
+    #[serde(default)]
+    pub masked: bool,
 }
 
 /// A Compose project of a clone's name.
@@ -225,6 +231,9 @@ pub struct SnapshotRecord {
     /// Why preparing it failed.
     #[serde(default)]
     pub problem: Option<String>,
+    /// Whether it is of a masked clone.
+    #[serde(default)]
+    pub masked: bool,
 }
 
 /// A name for a snapshot, which pins it.

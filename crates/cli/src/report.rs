@@ -71,6 +71,7 @@ impl Reader {
             ("problem", clone.problem.clone().unwrap_or_default()),
             ("moment", format!("{} (asked for {})", self.time(clone.moment), clone.asked)),
             ("profile", clone.profile.to_string() + if clone.record { ", records a log" } else { "" }),
+            ("data", if clone.masked { "masked".to_owned() } else { String::new() }),
             ("runs in", if clone.runtime == RuntimeKind::Docker { "containers".to_owned() } else { String::new() }),
             ("project", clone.compose.clone().unwrap_or_default()),
             ("volumes", clone.volumes.keys().map(Name::as_str).collect::<Vec<_>>().join(" ")),

@@ -429,6 +429,19 @@ pub trait Engine: Send + Sync {
     fn renews(&self) -> bool {
         false
     }
+    /// The same of a tree that was masked: whether its files keep what was changed in it, whatever is done.
+    fn renews_masked(&self) -> bool {
+        self.renews()
+    }
+    /// Takes out of the files of a served tree what was changed in it: old versions of rows, the log, statistics. Only
+    /// what its server shows may be in a masked tree that leaves this machine.
+    fn scrub(&self, _seat: &Seat, _source: &Source) -> Result<(), EngineError> {
+        Ok(())
+    }
+    /// The rest of it, which its server writes when it is stopped.
+    fn scrub_stopped(&self, _seat: &Seat, _source: &Source) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// Makes a prepared, stopped tree anew: the next program after so many were run to their end; `None`: it is made, and
     /// prepared and stopped as before. What that needs lies beside the tree. From 0 a try that came to no end is begun
     /// again.

@@ -33,7 +33,7 @@ pub struct Manifest {
     pub asked: String,
     /// When it was written.
     pub written_at: Timestamp,
-    /// Whether the app's masks were applied.
+    /// Whether its data was masked.
     pub masked: bool,
     /// The processor's architecture: servers read no other's files.
     pub arch: String,

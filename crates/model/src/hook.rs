@@ -88,6 +88,10 @@ pub struct Hook {
     /// Seconds after which it and everything that it has started is killed; 600 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u64>,
+    /// Whether it masks: a clone on which all that masks has succeeded is a masked one, and what is made of it says so.
+    /// At `configure-clone` only.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub masks: bool,
 }
 
 impl Hook {
@@ -197,6 +201,9 @@ pub struct Edit {
     /// The source whose database `sql` is for; the only one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Name>,
+    /// Whether it masks: a clone on which all that masks has succeeded is a masked one, and what is made of it says so.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub masks: bool,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]

@@ -133,7 +133,7 @@ pub struct ImageView {
     pub asked: String,
     /// The image below, as named; `scratch` is nothing.
     pub base: String,
-    /// Whether the app's masks were applied.
+    /// Whether its data was masked.
     pub masked: bool,
     /// Who may do everything in it; absent where there is no server.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -134,6 +134,9 @@ view!(
         pub snapshot: Option<SnapshotId>,
         /// What its data is worth.
         pub profile: Profile,
+        /// Whether its data was masked when it got it.
+        #[serde(default)]
+        pub masked: bool,
         /// Where its servers run.
         #[serde(default = "process")]
         pub runtime: RuntimeKind,
@@ -288,6 +291,9 @@ view!(
         /// The moment it shows.
         #[cfg_attr(feature = "openapi", schema(value_type = String))]
         pub moment: Timestamp,
+        /// Whether its data was masked when it got it.
+        #[serde(default)]
+        pub masked: bool,
         /// Until when it is kept; null: for ever.
         #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
         pub lease_until: Option<Timestamp>,
@@ -319,6 +325,9 @@ view!(
         pub moment: Timestamp,
         /// Whether a clone of it starts without recovery.
         pub prepared: bool,
+        /// Whether it is of a masked clone.
+        #[serde(default)]
+        pub masked: bool,
         /// The bookmarks that pin it.
         pub bookmarks: Vec<Name>,
         /// Bytes that only this snapshot holds.

@@ -5,7 +5,7 @@
 //! first state at or after the moment is taken, so that no row points to a file that is not there yet;
 //! where there is none, a snapshot is taken now; where that cannot be, the last state, and the skew is said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,6 +49,9 @@ pub struct Plan {
     pub snapshot: Option<SnapshotId>,
     /// By name.
     pub sources: BTreeMap<Name, SourcePlan>,
+    /// Whether all of it was masked before. What production's mirror holds never is.
+    #[serde(default)]
+    pub masked: bool,
 }
 
 /// Finds what serves a moment of an owner. May wait for the mirror, and may take a snapshot.
@@ -134,7 +137,8 @@ fn whole(owner: &Owner, snapshot: &SnapshotRecord, asked: String) -> Done<Plan> 
         };
         sources.insert(name.clone(), plan);
     }
-    Ok(Plan { moment: snapshot.moment, asked, snapshot: Some(snapshot.id.clone()), sources })
+    let masked = snapshot.masked;
+    Ok(Plan { moment: snapshot.moment, asked, snapshot: Some(snapshot.id.clone()), sources, masked })
 }
 
 /// Lets a plan that stands on prepared trees stand on what such trees are made of, as far as that is there.
@@ -325,7 +329,19 @@ fn serve_time(run: &Run, owner: &Owner, time: Timestamp, asked: String) -> Done<
     if let Some(problem) = note {
         tracing::warn!(%problem, "files could not be synced for a moment; the last state is taken");
     }
-    Ok(Plan { moment: time, asked, snapshot: base, sources })
+    let masked = stands_on_masked(&snapshots, &sources);
+    Ok(Plan { moment: time, asked, snapshot: base, sources, masked })
+}
+
+/// Whether every tree of a plan is that of a masked clone. The log behind one goes on from what was masked: data that was
+/// replaced since begins a stretch of its own.
+fn stands_on_masked(snapshots: &[SnapshotRecord], sources: &BTreeMap<Name, SourcePlan>) -> bool {
+    let masked: BTreeSet<&PoolSnapshotId> = snapshots
+        .iter()
+        .filter(|snapshot| snapshot.masked)
+        .flat_map(|snapshot| snapshot.sources.values().map(|stored| &stored.tree).chain(&snapshot.prepared))
+        .collect();
+    sources.values().all(|source| masked.contains(&source.tree))
 }
 
 /// The oldest files state of a snapshot.
@@ -409,7 +425,8 @@ fn lsn_plan(run: &Run, owner: &Owner, lsn: Lsn, asked: String) -> Done<Plan> {
                     .ok_or_else(|| nearest_or(world, owner, time, "cannot be served"))?;
                 sources.insert(other.clone(), plan);
             }
-            return Ok(Plan { moment: time, asked, snapshot: Some(snapshot.id.clone()), sources });
+            let masked = stands_on_masked(&snapshots, &sources);
+            return Ok(Plan { moment: time, asked, snapshot: Some(snapshot.id.clone()), sources, masked });
         }
     }
     Err(refused(format!("the log position {lsn} of {} is not kept", owner.name))

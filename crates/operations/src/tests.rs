@@ -11,6 +11,7 @@
 //! | `tests/fence.rs` | writes of production held, and let go |
 //! | `tests/heartbeat.rs` | lost mirrors, dead servers, leases |
 //! | `tests/images.rs` | images with data in them, on a server image and a registry that are made up |
+//! | `tests/masking.rs` | what is masked, and what is not |
 //! | `tests/times.rs` | what each second shows |
 //! | `tests/travel.rs` | what comes from elsewhere |
 //! | `tests/volumes.rs` | volumes of container engines |
@@ -24,6 +25,7 @@ mod heartbeat;
 mod hooks;
 mod images;
 mod kit;
+mod masking;
 mod served;
 mod still;
 mod times;

@@ -88,6 +88,7 @@ pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneVi
         asked: record.asked.clone(),
         snapshot: record.snapshot.clone(),
         profile: record.profile,
+        masked: record.masked,
         runtime: runtime(record),
         record: record.record,
         state: in_use::state(record, &users),
@@ -211,6 +212,7 @@ pub fn list(world: &World) -> Done<ListView> {
             used_by: users.iter().map(ToString::to_string).collect(),
             runtime: runtime(clone),
             moment: clone.moment,
+            masked: clone.masked,
             lease_until: clone.lease_until,
             unique_bytes: unique(clone, &usage),
         })
@@ -231,6 +233,7 @@ pub fn timeline(world: &World, name: &Name) -> Done<TimelineView> {
             taken_at: snapshot.taken_at,
             moment: snapshot.moment,
             prepared: snapshot.prepared.is_some(),
+            masked: snapshot.masked,
             bookmarks: bookmarks
                 .iter()
                 .filter(|bookmark| bookmark.snapshot == snapshot.id)

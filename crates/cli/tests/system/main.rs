@@ -35,6 +35,7 @@ mod kills;
 mod life;
 mod machine;
 mod mariadb;
+mod masking;
 mod matrix;
 mod mysql;
 mod mysql_family;

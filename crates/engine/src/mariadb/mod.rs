@@ -19,7 +19,7 @@ use pando_model::{EngineKind, SourceUrl};
 pub use self::log::Mariadb;
 use self::near::Near;
 use crate::mysql_family::FamilyEngine;
-use crate::mysql_family::config::{Manner, Options, REDO};
+use crate::mysql_family::config::{Manner, Options, REDO, REPLAY};
 use crate::mysql_family::facts::{Facts, finding};
 use crate::mysql_family::flavor::Flavor;
 use crate::mysql_family::identity::{Coordinates, Stands};
@@ -263,7 +263,9 @@ impl Flavor for Mariadb {
     fn clone_options(options: &mut Options, replay: &Path, manner: &Manner) {
         options
             .path("relay_log_info_file", &replay.join("relay-log.info"))
-            .path("master_info_file", &replay.join("master.info"));
+            .path("master_info_file", &replay.join("master.info"))
+            // Else the directory of the replay counts as a database.
+            .set("ignore_db_dirs", REPLAY);
         if manner.record.is_some() {
             options.set("binlog_format", "ROW");
         }
@@ -306,8 +308,10 @@ impl Flavor for Mariadb {
         "SET GLOBAL gtid_slave_pos = ''"
     }
 
-    const CLIENT: &'static [&'static str] = &["--skip-ssl-verify-server-cert", "--abort-source-on-error"];
+    const CLIENT: &'static [&'static str] = &["--skip-ssl-verify-server-cert"];
+    const LOAD: &'static [&'static str] = &["--abort-source-on-error"];
 
+    const ANEW_MASKED: &'static [&'static str] = &[];
     const TREE: &'static [&'static str] = &["ibdata1", "ib_logfile0", "aria_log_control"];
 
     fn slim(data: &Path) -> Result<bool, EngineError> {

@@ -360,6 +360,7 @@ impl Flavor for Mysql {
 
     /// The tables of accounts are InnoDB's, and no statement cleans its free pages, its undo and its redo logs.
     const ANEW: Option<&'static [&'static str]> = Some(&["--set-gtid-purged=OFF"]);
+    const ANEW_MASKED: &'static [&'static str] = &["--set-gtid-purged=OFF"];
     const TREE: &'static [&'static str] = &["ibdata1", "mysql.ibd"];
     /// It opens a tablespace wherever its dictionary says.
     const OUTSIDE: Option<&'static str> = Some(

@@ -149,6 +149,7 @@ pub fn load<F: Flavor>(
     statements: &Path,
 ) -> Result<UnitPlan, EngineError> {
     let mut args = own_client::<F>(&seat.run);
+    args.extend(F::LOAD.iter().map(|option| (*option).to_owned()));
     args.extend([
         "--max-allowed-packet=1G".to_owned(),
         "--init-command=SET SESSION sql_log_bin = 0, SESSION wait_timeout = 86400".to_owned(),

@@ -159,14 +159,18 @@ pub trait Flavor: Dialect + Clone + PartialEq + Send + Sync {
     fn let_in(session: &mut Session, run: &Path, who: &Credentials) -> Result<(), ClientError>;
     /// What makes a server forget production's numbers (M-8).
     fn forget_numbers(version: Version) -> &'static str;
-    /// Options of its client for Pando's own servers.
+    /// Options of its client, and of what dumps, for Pando's own servers.
     const CLIENT: &'static [&'static str];
+    /// Options of its client when it runs a file's statements.
+    const LOAD: &'static [&'static str] = &[];
 
     // --- A tree --------------------------------------------------------------------------------------------------
 
     /// Where its files keep what the tables of accounts held, whatever is done to those: more options of the dump that a
     /// tree is made anew of, before it leaves this machine.
     const ANEW: Option<&'static [&'static str]> = None;
+    /// The same of a tree in which something was masked: undo, redo, free pages and binary logs keep what was there.
+    const ANEW_MASKED: &'static [&'static str];
     /// Files that are in every tree of it.
     const TREE: &'static [&'static str];
     /// Asks a server for the first file of its data that lies outside of its tree, where only its dictionary knows.

@@ -335,6 +335,10 @@ impl<F: Flavor> Engine for FamilyEngine<F> {
         F::ANEW.is_some()
     }
 
+    fn renews_masked(&self) -> bool {
+        true
+    }
+
     fn renew(&self, seat: &Seat, source: &Source, done: usize) -> Result<Option<Ingest>, EngineError> {
         anew::next(self, seat, source, done)
     }

@@ -46,7 +46,8 @@ pub fn largest(run: &Path, port: u16, user: &str) -> Result<Vec<(String, u64)>, 
     Ok(found)
 }
 
-fn databases(run: &Path, port: u16, user: &str) -> Result<Vec<String>, postgres::Error> {
+/// The databases that can be entered.
+pub fn databases(run: &Path, port: u16, user: &str) -> Result<Vec<String>, postgres::Error> {
     let mut client = connect(run, port, user, "postgres")?;
     let rows = client.query("SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn", &[])?;
     Ok(rows.iter().map(|row| row.get(0)).collect())

@@ -22,6 +22,7 @@ mod image;
 mod install;
 mod mirror;
 mod production;
+mod scrub;
 mod session;
 mod settings;
 mod still;
@@ -556,6 +557,14 @@ impl Engine for PostgresEngine {
             tracing::info!("an image of this tree is another one each time: its last checkpoint is of no known layout");
         }
         pando_host::durable::remove_if_there(&seat.data.join(PREPARED)).map(drop).map_err(io("removing a tree's mark"))
+    }
+
+    fn scrub(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
+        scrub::scrub(&seat.run, port_of(&seat.data)?, &self.facts_of(seat, source)?.superuser)
+    }
+
+    fn scrub_stopped(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
+        still::forget(&seat.data)
     }
 
     fn largest(&self, seat: &Seat, source: &Source) -> Result<Vec<(String, u64)>, EngineError> {

@@ -44,15 +44,20 @@ fn failed(source: io::Error) -> EngineError {
 
 /// Takes out what a server makes anew, and sets the time of its stop. Says whether all of it was as expected.
 pub fn settle(data: &Path, control: &Control, time: Timestamp) -> Result<bool, EngineError> {
-    forget(data).map_err(failed)?;
+    forget(data)?;
     let segment = data.join("pg_wal").join(control.checkpoint_segment());
     let log = File::options().read(true).write(true).open(segment).map_err(failed)?;
     let state = File::options().read(true).write(true).open(data.join("global/pg_control")).map_err(failed)?;
     stop_at(&state, &log, control, time.as_second()).map_err(failed)
 }
 
-/// Caches of catalogs, which hold addresses of memory; statistics of use; marks of the archive.
-fn forget(data: &Path) -> io::Result<()> {
+/// Takes out what a server makes anew: caches of catalogs, which hold addresses of memory; statistics of use, with the
+/// texts of statements; marks of the archive.
+pub fn forget(data: &Path) -> Result<(), EngineError> {
+    forget_all(data).map_err(failed)
+}
+
+fn forget_all(data: &Path) -> io::Result<()> {
     let mut databases = vec![data.join("global")];
     for entry in fs::read_dir(data.join("base"))? {
         databases.push(entry?.path());
@@ -156,7 +161,8 @@ fn blank(log: &File, at: u64, places: &[u64]) -> io::Result<()> {
     Ok(())
 }
 
-fn zero(log: &File, from: u64, to: u64) -> io::Result<()> {
+/// Writes zeros over a part of a file, as a hole where the file system has holes.
+pub fn zero(log: &File, from: u64, to: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     if from >= to {
         return Ok(());

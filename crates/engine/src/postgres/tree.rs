@@ -139,23 +139,25 @@ pub fn slim(data: &Path, needed: &str, checkpoint_offset: u64) -> Result<(), Eng
     punch(&data.join("pg_wal").join(needed), checkpoint_offset)
 }
 
-/// Frees what lies behind the last record. A new timeline's first segment is a whole copy of the old one
-/// (`XLogFileCopy` in xlog.c), mostly zeros. Where the file system has no holes nothing is lost but room.
+/// Empties what lies behind the last record: a new timeline's first segment is a whole copy of the old one
+/// (`XLogFileCopy` in xlog.c), and one that is used again has what it had. Where the file system has holes, that is room.
 fn punch(segment: &Path, checkpoint_offset: u64) -> Result<(), EngineError> {
-    use rustix::fs::{FallocateFlags, fallocate};
     const PAGE: u64 = 8192;
-    let action = failed("giving the rest of a log segment back");
-    let file = fs::OpenOptions::new().write(true).open(segment).map_err(&action)?;
+    let action = failed("emptying the rest of a log segment");
+    let file = fs::OpenOptions::new().read(true).write(true).open(segment).map_err(&action)?;
     let length = file.metadata().map_err(&action)?.len();
-    // A checkpoint's record is some 100 bytes; it may go over to the next page.
-    let from = (checkpoint_offset / PAGE + 2) * PAGE;
-    if from < length
-        && let Err(error) =
-            fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, length - from)
-    {
-        tracing::debug!(%error, "this file system cannot give the rest of a log segment back");
-    }
-    Ok(())
+    // The rest of a page that a server has begun is zeros. The record may go over to the next one.
+    let crosses = record_length(&file, checkpoint_offset).is_none_or(|record| checkpoint_offset % PAGE + record > PAGE);
+    let from = (checkpoint_offset / PAGE + 1 + u64::from(crosses)) * PAGE;
+    super::still::zero(&file, from, length).map_err(&action)
+}
+
+/// How long the record at an offset says that it is.
+fn record_length(segment: &fs::File, offset: u64) -> Option<u64> {
+    use std::os::unix::fs::FileExt;
+    let mut length = [0; 4];
+    segment.read_exact_at(&mut length, offset).ok()?;
+    Some(u64::from(u32::from_le_bytes(length))).filter(|length| (24..4096).contains(length))
 }
 
 #[cfg(test)]
@@ -183,12 +185,19 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let wal = dir.path().join("pg_wal");
         fs::create_dir_all(wal.join("archive_status"))?;
+        // Of one that was used again: behind a record of 114 bytes all is old.
+        let mut used = vec![7; 4 * 8192];
+        used[40..44].copy_from_slice(&114_u32.to_le_bytes());
         for name in ["000000020000000000000003", "000000020000000000000004", "00000002.history"] {
-            fs::write(wal.join(name), "")?;
+            fs::write(wal.join(name), &used)?;
         }
         slim(dir.path(), "000000020000000000000004", 40)?;
         assert_eq!(fs::read_dir(&wal)?.count(), 3);
         assert!(!wal.join("000000020000000000000003").exists());
+        let left = fs::read(wal.join("000000020000000000000004"))?;
+        let (begun, rest) = left.split_at(8192);
+        assert_eq!((left.len(), begun), (used.len(), &used[..8192]));
+        assert!(rest.iter().all(|byte| *byte == 0), "the next page was never written to");
         Ok(())
     }
 }

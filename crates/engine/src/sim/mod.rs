@@ -393,6 +393,16 @@ impl Engine for SimEngine {
         self.lock().renews
     }
 
+    fn scrub(&self, seat: &Seat, _source: &Source) -> Result<(), EngineError> {
+        drop(self.enter("scrub")?);
+        write_text(&seat.data, "scrubbed", "yes")
+    }
+
+    fn scrub_stopped(&self, seat: &Seat, _source: &Source) -> Result<(), EngineError> {
+        drop(self.enter("scrub_stopped")?);
+        read_text(&seat.data, "scrubbed").map(drop)
+    }
+
     fn renew(&self, seat: &Seat, _source: &Source, done: usize) -> Result<Option<Ingest>, EngineError> {
         drop(self.enter("renew")?);
         read_text(&seat.data, "state")?;

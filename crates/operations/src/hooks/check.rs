@@ -66,6 +66,11 @@ fn of_hook(hook: &Hook, sources: &BTreeMap<Name, EngineKind>) -> Result<(), Prob
             usage(format!("a hook at {} names no program", hook.at)).hint("run = [\"/path/of/program\", \"argument\"]")
         );
     }
+    if hook.masks && hook.at != HookPoint::ConfigureClone {
+        let text =
+            format!("the hook {label} masks, and runs at {}: clones are masked at configure-clone alone", hook.at);
+        return Err(usage(text).hint("at = \"configure-clone\""));
+    }
     if hook.timeout_seconds.is_some_and(|seconds| seconds == 0 || seconds > DAY) {
         return Err(usage(format!("the hook {label} needs a time limit between a second and a day")));
     }

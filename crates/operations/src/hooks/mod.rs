@@ -76,10 +76,21 @@ impl Stitches {
 
     /// What they are, in the order of their points.
     pub fn labels(&self) -> Vec<String> {
-        let edits = self.edits.iter().map(|edit| format!("{}: {}", HookPoint::ConfigureClone, edit.label()));
+        let word = |masks: bool| if masks { " (masks)" } else { "" };
+        let edits = self
+            .edits
+            .iter()
+            .map(|edit| format!("{}: {}{}", HookPoint::ConfigureClone, edit.label(), word(edit.masks)));
         let mut hooks: Vec<&Hook> = self.hooks.iter().collect();
         hooks.sort_by_key(|hook| hook.at);
-        edits.chain(hooks.into_iter().map(|hook| format!("{}: run {}", hook.at, hook.label()))).collect()
+        edits
+            .chain(hooks.into_iter().map(|hook| format!("{}: run {}{}", hook.at, hook.label(), word(hook.masks))))
+            .collect()
+    }
+
+    /// Whether any of them masks.
+    pub fn mask(&self) -> bool {
+        self.edits.iter().any(|edit| edit.masks) || self.hooks.iter().any(|hook| hook.masks)
     }
 }
 
@@ -100,7 +111,10 @@ pub fn run_anyway(run: &Run, unit: &UnitId, point: HookPoint, owner: &Owner) -> 
 }
 
 fn run_all(run: &Run, unit: &UnitId, point: HookPoint, owner: &Owner, anyway: bool) -> Done<()> {
-    let stitches = Stitches::of(&run.world, &owner.app)?;
+    run_those(run, unit, point, owner, &Stitches::of(&run.world, &owner.app)?, anyway)
+}
+
+fn run_those(run: &Run, unit: &UnitId, point: HookPoint, owner: &Owner, stitches: &Stitches, anyway: bool) -> Done<()> {
     for hook in stitches.hooks.iter().filter(|hook| hook.at == point) {
         run.progress(&format!("running the hook {} ({point})", hook.label()), 0, None);
         run_one(run, unit, hook, owner, anyway)?;
@@ -108,14 +122,15 @@ fn run_all(run: &Run, unit: &UnitId, point: HookPoint, owner: &Owner, anyway: bo
     Ok(())
 }
 
-/// The edits and hooks that make a clone's data its own.
-pub fn configure(run: &Run, unit: &UnitId, owner: &Owner) -> Done<()> {
+/// The edits and hooks that make a clone's data its own. Whether they have masked it: one that fails, fails all.
+pub fn configure(run: &Run, unit: &UnitId, owner: &Owner) -> Done<bool> {
     let stitches = Stitches::of(&run.world, &owner.app)?;
     if !stitches.edits.is_empty() {
         let facts = Facts::of(run, HookPoint::ConfigureClone, owner)?;
         stitches.edits.iter().try_for_each(|one| edit(owner, &facts, one))?;
     }
-    run_at(run, unit, HookPoint::ConfigureClone, owner)
+    run_those(run, unit, HookPoint::ConfigureClone, owner, &stitches, false)?;
+    Ok(stitches.mask())
 }
 
 /// Ends a hook that a former daemon has left running.

@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use pando_model::{AppState, CloneState, Moment, Profile};
 
 use super::images;
-use super::kit::{Kit, go, hooked, name, request, shop, time};
+use super::kit::{Kit, go, hooked, masking, name, request, shop, time};
 use super::served::{
     attach, composed, empty, project_rests, project_runs, run_start, run_stop, run_volume, volume_there, with_project,
     with_resting_project, with_volume,
@@ -117,6 +117,14 @@ fn with_hooks(kit: &Kit) {
     kit.commit(7);
     kit.snapshot("shop");
     kit.keep();
+}
+
+/// An app that masks, with a clone.
+fn with_masked(kit: &Kit) {
+    go(&kit.world, &["shop"], |world| link::Link::new(world, masking())).unwrap();
+    kit.commit(1);
+    kit.make_clone("shop", "dev", false);
+    assert!(kit.there("dev").masked);
 }
 
 /// A clone with all that a clone can have.
@@ -370,6 +378,7 @@ pub const CASES: &[Case] = &[
     Case::new("export anew-between", made_anew, |world| run_export(world, "shop", Some(BETWEEN)), |_| true)
         .leaving_snapshot(),
     Case::new("export clone", with_clone, |world| run_export(world, "dev", None), |_| true).leaving_snapshot(),
+    Case::new("export masked", with_masked, |world| run_export(world, "dev", None), |_| true).leaving_snapshot(),
     Case::new("import", |_| {}, run_import, |kit| runs(kit, "fresh") && kit.state_of("fresh") == "0"),
     Case::new(
         "rm imported",
@@ -499,6 +508,13 @@ pub const CASES: &[Case] = &[
         |world| images::build(world, "img:1", Some("shop")),
         images::built,
     ),
+    Case::new(
+        "image-build masked",
+        images::given_masked,
+        |world| images::build(world, "img:1", Some("dev")),
+        images::built,
+    )
+    .leaving_snapshot(),
     Case::new("image-push", images::given_near_registry, images::push, images::pushed),
     Case::new("image-save", images::given_built, images::save, images::built),
     Case::new("image-rm", images::given_built, images::remove, |kit| images::all(kit).is_empty()),

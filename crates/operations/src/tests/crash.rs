@@ -106,7 +106,7 @@ impl Bench {
     /// Each call to what surrounds it fails once: of the pool and the engine every one, of the runtime the
     /// first of each kind.
     fn fail_calls(&mut self) {
-        const ENGINE: [&str; 23] = [
+        const ENGINE: [&str; 25] = [
             "fits",
             "receive",
             "preflight",
@@ -130,6 +130,8 @@ impl Bench {
             "hand_over",
             "largest",
             "renew",
+            "scrub",
+            "scrub_stopped",
         ];
         const RUNTIME: [&str; 7] =
             ["ensure_running", "ensure_gone", "ensure_gone_by", "run_once", "pause", "resume", "forget"];

@@ -184,6 +184,11 @@ fn what_cannot_work_is_refused_before_anything_is_made() {
     ] {
         refused(LinkRequest { hooks: vec![hook], ..shop(true) }, sign);
     }
+    for point in HookPoint::ALL.iter().filter(|point| **point != HookPoint::ConfigureClone) {
+        let mut masks = hook(&["x"], *point);
+        masks.masks = true;
+        refused(LinkRequest { hooks: vec![masks], ..shop(true) }, "clones are masked at configure-clone alone");
+    }
     let mut other = hook(&["x"], HookPoint::PostStart);
     other.account = text("somebody-else");
     refused(LinkRequest { hooks: vec![other], ..shop(true) }, "cannot run as somebody-else");

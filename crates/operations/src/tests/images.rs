@@ -11,9 +11,10 @@ use pando_image::oci::{Layer, digest_of};
 use pando_image::tar::{Entry, Writer};
 use pando_model::{ErrorKind, ImagePushRequest, ImageRemoveRequest, ImageRequest, ImageSaveRequest, Moment};
 
-use super::kit::{Kit, go, name};
+use super::kit::{Kit, go, masking, name};
 use crate::fault::Done;
 use crate::verbs::image::{ImageBuild, ImagePush, ImageRemove, ImageSave};
+use crate::verbs::link;
 use crate::world::World;
 
 /// Where the server image of a kit is.
@@ -85,6 +86,14 @@ pub fn given_built(kit: &Kit) {
 pub fn given_anew(kit: &Kit) {
     given(kit);
     kit.engine.set_renews(true);
+}
+
+/// A masked clone.
+pub fn given_masked(kit: &Kit) {
+    go(&kit.world, &["shop"], |world| link::Link::new(world, masking())).unwrap();
+    kit.commit(1);
+    server_image(&kit.world);
+    kit.make_clone("shop", "dev", false);
 }
 
 /// A later state that is prepared.
@@ -308,4 +317,31 @@ fn what_cannot_be_in_an_image_is_refused() {
     assert!(refused(&|it| it.load = Some(true)).message.contains("no Docker or Podman engine"));
     let large = refused(&|it| it.max_bytes = Some(3)).message;
     assert!(large.contains("the largest: state"), "{large}");
+}
+
+#[test]
+fn an_image_of_a_masked_clone_says_so_and_lies_on_nothing_else() {
+    let kit = Kit::new();
+    given_masked(&kit);
+    build(&kit.world, "plain:1", Some("shop")).unwrap();
+    build(&kit.world, "masked:1", Some("dev")).unwrap();
+    kit.snapshot("dev");
+    build(&kit.world, "masked:1", None).unwrap();
+    let of = |reference: &str| {
+        let at = names(&kit).iter().position(|name| name.reference == reference).unwrap();
+        let image = stands_for(&kit, at);
+        let config = crate::images::store(&kit.world).read(&image.config).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        let layers = serde_json::from_value::<Vec<Layer>>(image.layers.clone()).unwrap().len();
+        (image.masked, config["config"]["Labels"]["pando.masked"].clone(), layers)
+    };
+    assert_eq!(of("masked:1"), (true, "true".into(), 1));
+    assert_eq!(of("plain:1"), (false, "false".into(), 1));
+    // Nor does one that is not masked lie on a masked one.
+    kit.commit(7);
+    kit.snapshot("shop");
+    kit.keep();
+    build(&kit.world, "plain:1", None).unwrap();
+    assert!(!of("plain:1").0);
+    assert_eq!(super::agree::complaints(&kit), Vec::<String>::new());
 }

@@ -427,6 +427,7 @@ pub fn hooked() -> LinkRequest {
         env: Default::default(),
         account: None,
         timeout_seconds: None,
+        masks: false,
     };
     let text = |text: &str| Some(text.to_owned());
     let edits = vec![
@@ -436,6 +437,14 @@ pub fn hooked() -> LinkRequest {
     let mut app = shop(true);
     app.sources[0].url = "sim://u:one@prod/counter".to_owned();
     LinkRequest { hooks: HookPoint::ALL.iter().map(hook).collect(), edits, ..app }
+}
+
+/// The same with an edit and a hook that mask.
+pub fn masking() -> LinkRequest {
+    let mut app = hooked();
+    app.edits.iter_mut().take(1).for_each(|edit| edit.masks = true);
+    app.hooks.iter_mut().for_each(|hook| hook.masks = hook.at == HookPoint::ConfigureClone);
+    app
 }
 
 /// What makes a clone.

@@ -224,6 +224,7 @@ impl Clone {
             timing: Timing { storage_ms: 0, ready_ms: 0 },
             former: None,
             promoted_at: None,
+            masked: false,
         };
         world.catalog.change(Durability::Ordered, |change| {
             change.take_name(&record.name, &OwnerId::Clone(record.id.clone()))?;
@@ -352,9 +353,13 @@ impl Clone {
         provision::admit(run, &self.owner(run)?, Some(&password), record.record)
     }
 
-    /// What is stitched is stitched before anybody sees the clone, and before its first snapshot.
+    /// What is stitched is stitched before anybody sees the clone, and before its first snapshot. What was masked stays
+    /// masked, whoever copies it.
     fn configure(&mut self, run: &Run) -> Done<()> {
-        if self.as_it_is(run)? { Ok(()) } else { hooks::configure(run, &self.hook, &self.owner(run)?) }
+        let masks = !self.as_it_is(run)? && hooks::configure(run, &self.hook, &self.owner(run)?)?;
+        let mut record = self.stored(run)?;
+        record.masked = masks || self.plan()?.masked;
+        Ok(run.world.catalog.note(&record)?)
     }
 
     /// Where its servers run elsewhere, they are stopped here for good.

@@ -161,6 +161,7 @@ impl Create {
             timing: Timing { storage_ms: 0, ready_ms: 0 },
             former: None,
             promoted_at: None,
+            masked: false,
         };
         let volume = VolumeRecord {
             name: name.clone(),

@@ -1,6 +1,6 @@
 //! `export`: an app or clone at a moment as an archive, streamed to whoever asked. What goes out is what a
 //! prepared snapshot is: recovered to its moment, cut off production, stopped cleanly; and made anew, where files keep
-//! what was cut off.
+//! what was cut off, or what was masked.
 //!
 //! # Crash consistency
 //! The work volumes have their ids from birth, and undo destroys them; nothing else is made.
@@ -89,7 +89,8 @@ impl Export {
         };
         self.pin = Some(run.world.pin(&owner.id));
         let plan = moments::resolve(run, &owner, &self.moment.clone().unwrap_or(Moment::Latest))?;
-        self.ready = is_prepared(&run.world, &plan)?;
+        // A masked one was prepared with what was changed still in its files.
+        self.ready = !plan.masked && is_prepared(&run.world, &plan)?;
         let (millis, random) = run.world.id();
         let snapshot = SnapshotId::from_parts(millis, random);
         self.work = Some(Prepare::on(&run.world, &owner, plan, snapshot, &self.fresh)?);
@@ -121,11 +122,17 @@ impl Export {
         work.start(run)?;
         run.pass("export.prepare.started")?;
         work.cut(run)?;
-        work.stop(run)
+        let masked = work.plan().masked;
+        if masked {
+            renew::scrub(run, &work.there(run)?)?;
+        }
+        work.stop(run)?;
+        if masked { renew::scrub_stopped(&work.there(run)?) } else { Ok(()) }
     }
 
     fn renew(&mut self, run: &Run) -> Done<()> {
-        renew::renew(run, &self.work()?.there(run)?)
+        let work = self.work()?;
+        renew::renew(run, &work.there(run)?, work.plan().masked)
     }
 
     fn stop_now(&mut self, run: &Run) -> Done<()> {
@@ -185,7 +192,7 @@ fn manifest(run: &Run, name: &Name, owner: &Owner, plan: &Plan, counted: Counted
         moment: plan.moment,
         asked: plan.asked.clone(),
         written_at: run.world.now(),
-        masked: false,
+        masked: plan.masked,
         arch: std::env::consts::ARCH.to_owned(),
         libc: pando_host::libc_version(),
         entries: counted.entries,

@@ -151,6 +151,7 @@ impl Import {
             timing: Timing { storage_ms: 0, ready_ms: 0 },
             former: None,
             promoted_at: None,
+            masked: false,
         };
         Ok(world.catalog.change(Durability::Ordered, |change| {
             change.take_name(&record.name, &OwnerId::Clone(record.id.clone()))?;
@@ -251,6 +252,7 @@ impl Import {
         app.name = manifest.app.clone();
         record.moment = manifest.moment;
         record.asked.clone_from(&manifest.asked);
+        record.masked = manifest.masked;
         for (name, (source, notes)) in sources {
             let Some(entry) = manifest.sources.get(&name) else { continue };
             let seat = || {
@@ -301,7 +303,7 @@ impl Import {
         let at = record.moment;
         let plain = SourcePlan { tree, to: None, log: None, at, skew: None, position: None };
         let sources = record.sources.keys().map(|name| (name.clone(), plain.clone())).collect();
-        Plan { moment: at, asked: record.asked.clone(), snapshot: None, sources }
+        Plan { moment: at, asked: record.asked.clone(), snapshot: None, sources, masked: record.masked }
     }
 
     fn unstage(&mut self, run: &Run) -> Done<()> {

@@ -242,6 +242,7 @@ impl Prepare {
             prepared: if single { first } else { None },
             sources,
             problem: None,
+            masked: self.plan.masked,
         })
     }
 }

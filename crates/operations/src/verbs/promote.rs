@@ -144,7 +144,8 @@ impl Promote {
             let tree = PoolSnapshotId::from_parts(0, 0);
             sources.insert(name.clone(), SourcePlan { tree, to: None, log: None, at, skew: None, position: None });
         }
-        let plan = Plan { moment: record.moment, asked: record.asked.clone(), snapshot: None, sources };
+        let masked = record.masked;
+        let plan = Plan { moment: record.moment, asked: record.asked.clone(), snapshot: None, sources, masked };
         provision::stage(&owner, &provision::ports(&record.sources), &plan, &manner(record, &owner.app))
     }
 

@@ -54,6 +54,9 @@ pub struct Refresh {
     sources: BTreeMap<Name, CloneSource>,
     /// The hooks' unit.
     hook: UnitId,
+    /// Whether the new data is masked.
+    #[serde(default)]
+    masked: bool,
     /// From the plan until its trees are copied.
     #[serde(skip)]
     pin: Option<Pin>,
@@ -128,6 +131,7 @@ impl Refresh {
             volumes: BTreeMap::new(),
             sources: BTreeMap::new(),
             hook: hooks::fresh_unit(world),
+            masked: false,
             pin: None,
         })
     }
@@ -312,7 +316,10 @@ impl Refresh {
         let owner = Owner::of_clone_with(&run.world, record, &self.sources)?;
         provision::link_paths(&run.world, &self.clone, &owner)?;
         run.pass("refresh.configure.linked")?;
-        if self.as_it_is(run)? { Ok(()) } else { hooks::configure(run, &self.hook, &owner) }
+        let before = plan.masked;
+        let masks = !self.as_it_is(run)? && hooks::configure(run, &self.hook, &owner)?;
+        self.masked = masks || before;
+        Ok(())
     }
 
     fn hand_over(&mut self, run: &Run) -> Done<()> {
@@ -333,11 +340,13 @@ impl Refresh {
                 record.moment = plan.moment;
                 record.asked = plan.asked.clone();
                 record.snapshot = plan.snapshot.clone();
+                record.masked = self.masked;
             }
             (None, Some(back)) => {
                 record.moment = back.moment;
                 record.asked = back.asked.clone();
                 record.snapshot = back.snapshot.clone();
+                record.masked = back.masked;
             }
             (None, None) => return Err(failed("there is no former state").into()),
         }
@@ -347,6 +356,7 @@ impl Refresh {
             asked: before.asked.clone(),
             snapshot: before.snapshot.clone(),
             until: run.world.now().checked_add(GRACE).unwrap_or(Timestamp::MAX),
+            masked: before.masked,
         });
         record.sources = self.sources.clone();
         record.state = if record.elsewhere { CloneState::Stopped } else { CloneState::Running };
@@ -368,6 +378,7 @@ impl Refresh {
         record.asked = before.asked;
         record.snapshot = before.snapshot;
         record.former = before.former;
+        record.masked = before.masked;
         record.sources = before.sources;
         record.state = CloneState::Refreshing;
         Ok(run.world.catalog.note(&record)?)

@@ -147,8 +147,7 @@ fn status(world: &Arc<World>, volume: &VolumeRecord, clone: &CloneRecord) -> Don
         tell("used_by", json!(users.iter().map(ToString::to_string).collect::<Vec<_>>()));
     }
     tell("profile", json!(clone.profile));
-    // Masking is a matter of hooks as yet; nothing here could vouch for it.
-    tell("masked", json!(false));
+    tell("masked", json!(clone.masked));
     tell("options", json!(volume.options));
     if let Some(problem) = &clone.problem {
         tell("problem", json!(problem));

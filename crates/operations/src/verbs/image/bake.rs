@@ -81,7 +81,7 @@ pub fn renew(build: &mut ImageBuild, run: &Run) -> Done<()> {
         units::stop_all(&run.world, &owner)?;
         held.engine.slim(&held.seat, &held.source)?;
     }
-    renew::renew(run, &owner)
+    renew::renew(run, &owner, build.work()?.plan().masked)
 }
 
 /// Makes the tree of the image ready.
@@ -116,8 +116,14 @@ pub fn prepare(build: &mut ImageBuild, run: &Run) -> Done<()> {
     if owner.clone.is_some() || !held.engine.is_packable(&held.seat)? {
         held.engine.part(&held.seat, &held.source)?;
     }
+    if plan.masked {
+        renew::scrub(run, &owner)?;
+    }
     units::stop_all(&run.world, &owner)?;
     run.pass("image-build.prepare.stopped")?;
+    if plan.masked {
+        renew::scrub_stopped(&owner)?;
+    }
     let kinds: Vec<EngineKind> = owner.app.sources.values().map(|source| source.engine).collect();
     let set = settings(&owner.app.set, held.kind, &kinds);
     let stage =
@@ -199,10 +205,12 @@ pub fn pack(build: &mut ImageBuild, run: &Run) -> Done<Baking> {
     let Site { place, port, command } = site::site(held, &below, &base, build.name.path.as_deref())?;
     let store = images::store(world);
     let dir = store.work(&build.work_dir)?;
+    let masked = build.work()?.plan().masked;
     let mut telling = Telling { run, what: "reading", told: 0 };
     let state = TreeState::of(&held.seat.data, place.owner.is_none(), &mut |bytes| telling.hear(bytes))?;
-    // What was made anew has other pages than what was made before.
-    let before = if held.engine.renews() { None } else { before(run, &owner, build, &place)? };
+    // What was made anew has other pages than what was made before. And a layer below keeps what was masked since, or
+    // was not masked well enough then.
+    let before = if masked || held.engine.renews() { None } else { before(run, &owner, build, &place)? };
     let known: Option<TreeState> = match &before {
         Some((image, _)) => Some(read_state(&store.read(&image.state)?)?),
         None => None,
@@ -260,7 +268,7 @@ pub fn pack(build: &mut ImageBuild, run: &Run) -> Done<Baking> {
         port,
         user: build.name.user.clone(),
         password: build.name.password.0.clone(),
-        masked: false,
+        masked: plan.masked,
         data_bytes: state.bytes(),
         new_bytes,
         changed_bytes: change.changed_bytes,
@@ -293,7 +301,8 @@ fn read_state(bytes: &[u8]) -> Done<TreeState> {
 /// The newest image whose layers this one can lie on.
 fn before(run: &Run, owner: &Owner, build: &ImageBuild, place: &Place) -> Done<Option<(ImageRecord, Vec<Layer>)>> {
     let all: Vec<ImageRecord> = run.world.catalog.of(&format!("{}/{}", owner.app.id, build.name.source))?;
-    let fits = |image: &ImageRecord| Some(&image.base) == build.base.as_ref() && image.path == place.path;
+    let fits =
+        |image: &ImageRecord| Some(&image.base) == build.base.as_ref() && image.path == place.path && !image.masked;
     let Some(newest) = all.into_iter().filter(fits).max_by_key(|image| image.built_at) else { return Ok(None) };
     let layers = images::decoded(&newest.layers)?;
     Ok(Some((newest, layers)))
@@ -312,7 +321,7 @@ fn labels(build: &ImageBuild, owner: &Owner, plan: &Plan, below: &BaseRecord, pa
         ("pando.name", build.name.name.to_string()),
         ("pando.source", build.name.source.to_string()),
         ("pando.moment", plan.moment.to_string()),
-        ("pando.masked", "false".to_owned()),
+        ("pando.masked", plan.masked.to_string()),
         ("pando.path", path.to_owned()),
         ("pando.version", env!("CARGO_PKG_VERSION").to_owned()),
         ("org.opencontainers.image.created", plan.moment.to_string()),

@@ -20,6 +20,7 @@ use pando_catalog::{ImageName, ImageRecord, Sealed};
 use pando_host::secret::Secret;
 use pando_model::{ImageRequest, Moment, Name, OperationId, Profile, SnapshotId, VolumeId};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::bake::{self, Baking};
 use super::site;
@@ -212,17 +213,20 @@ impl ImageBuild {
     pub(super) fn made_of(&self) -> Done<String> {
         let work = self.work.as_ref().ok_or_else(|| Fault::Problem(failed("an image has no plan")))?;
         let at = work.plan().sources.get(&self.name.source).map(|source| source.at);
-        let made_of = serde_json::json!([
-            work.owner(),
-            self.name.source,
-            work.plan().moment,
-            at,
-            self.base,
-            self.name.user,
-            self.name.profile,
-            self.name.path,
-        ]);
-        Ok(made_of.to_string())
+        let mut made_of = vec![
+            json!(work.owner()),
+            json!(self.name.source),
+            json!(work.plan().moment),
+            json!(at),
+            json!(self.base),
+            json!(self.name.user),
+            json!(self.name.profile),
+            json!(self.name.path),
+        ];
+        if work.plan().masked {
+            made_of.push(json!("masked"));
+        }
+        Ok(serde_json::Value::from(made_of).to_string())
     }
 
     pub(super) fn work(&mut self) -> Done<&mut Prepare> {

@@ -1,0 +1,302 @@
+//! Masking: what was masked is told by all that is made of it, and what it was before is in no byte that leaves.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use pando_image::oci::digest_of;
+use pando_image::tar::{Entry, Writer};
+use pando_testkit::{Daemon, MariadbProduction, RedisClient, RedisProduction, mariadb_at, tools};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::stand::{PANDO, Stand};
+
+/// Customers whose addresses are in a table, in indexes, in statistics, in long values beside the table, in one that is
+/// emptied, in a column that is dropped, and in a file.
+const CUSTOMERS: &str = "
+    CREATE TABLE customer (id int PRIMARY KEY, email text, letter text, more jsonb);
+    ALTER TABLE customer ALTER COLUMN letter SET STORAGE EXTERNAL;
+    CREATE INDEX ON customer (email);
+    CREATE INDEX ON customer USING gin (more);
+    CREATE STATISTICS common (mcv) ON email, id FROM customer;
+    INSERT INTO customer SELECT i, 'canary-' || i % 7 || '@secret.example', repeat('canary-letter ', 500),
+        jsonb_build_object('of', 'canary-json' || i) FROM generate_series(1, 500) i;
+    CREATE TABLE visit AS SELECT 'canary-visit' || i % 5 AS who FROM generate_series(1, 300) i;
+    CREATE TABLE old (id int, email text);
+    INSERT INTO old SELECT i, 'canary-old' || i FROM generate_series(1, 300) i;
+    ANALYZE";
+
+/// What masks them: an edit each of tables and of the file, and a hook.
+const MASKS: &str = r#"
+[[edits]]
+masks = true
+sql = "UPDATE customer SET email = 'm' || id || '@example.invalid', letter = '', more = '{}'; DELETE FROM visit; CHECKPOINT"
+
+[[edits]]
+masks = true
+replace = "files/list.csv"
+pattern = "canary-[a-z]*"
+with = "nobody"
+
+[[hooks]]
+masks = true
+at = "configure-clone"
+run = ["sh", "-c", "psql -qXd \"$PANDO_DB_URL\" -c 'ALTER TABLE old DROP COLUMN email'"]
+"#;
+
+/// Where the canary is in files, also in those that are packed by gzip.
+fn canaries(files: &[PathBuf]) -> String {
+    assert!(!files.is_empty());
+    let mut command = Command::new("zgrep");
+    // Without a locale letters are bytes, which is many times as fast.
+    command.env("LC_ALL", "C").args(["-aoF", "-m1", "canary"]).args(files);
+    let output = command.output().unwrap();
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A server's image in OCI's layout, without the server: an account, and what its environment says.
+struct Base(TempDir);
+
+impl Base {
+    fn new(account: &str, env: &[String]) -> Self {
+        let dir = TempDir::new().unwrap();
+        fs::create_dir_all(dir.path().join("blobs/sha256")).unwrap();
+        let put = |bytes: &[u8]| {
+            let digest = digest_of(bytes);
+            fs::write(dir.path().join("blobs").join(digest.replace(':', "/")), bytes).unwrap();
+            json!({ "digest": digest, "size": bytes.len() })
+        };
+        let text = format!("root:x:0:0::/:/bin/sh\n{account}:x:999:999::/:/bin/sh\n");
+        let mut tar = Writer::new(Vec::new());
+        tar.head(&Entry::file("etc/passwd", 0o644, text.len() as u64)).unwrap();
+        tar.data(text.as_bytes()).unwrap();
+        let layer = tar.finish().unwrap();
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "config": { "Env": env },
+            "rootfs": { "type": "layers", "diff_ids": [digest_of(&layer)] },
+        });
+        let mut layer = put(&layer);
+        layer["mediaType"] = "application/vnd.oci.image.layer.v1.tar".into();
+        let config = put(config.to_string().as_bytes());
+        let manifest = put(json!({ "schemaVersion": 2, "config": config, "layers": [layer] }).to_string().as_bytes());
+        let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+        fs::write(dir.path().join("index.json"), index.to_string()).unwrap();
+        Self(dir)
+    }
+
+    fn name(&self) -> String {
+        format!("oci:{}", self.0.path().display())
+    }
+}
+
+/// Where the canary is in an image of a home: in its layers, its configuration and its manifest.
+fn in_image(home: &Path, image: &Value) -> String {
+    let blob = |digest: &Value| home.join("images/blobs").join(digest.as_str().unwrap().replace(':', "/"));
+    let manifest: Value = serde_json::from_slice(&fs::read(blob(&image["digest"])).unwrap()).unwrap();
+    let layers = manifest["layers"].as_array().unwrap().iter().map(|layer| blob(&layer["digest"]));
+    canaries(&layers.chain([blob(&manifest["config"]["digest"]), blob(&image["digest"])]).collect::<Vec<_>>())
+}
+
+/// A production with customers, linked as `shop` from a file.
+struct Shop {
+    stand: Stand,
+    dir: TempDir,
+    base: Base,
+}
+
+impl Shop {
+    fn new() -> Option<Self> {
+        let stand = Stand::new()?;
+        stand.production.psql(CUSTOMERS);
+        fs::write(stand.files().join("list.csv"), "1;canary-file\n").unwrap();
+        let version = stand.production.psql("SHOW server_version");
+        let version = version.split_whitespace().next().unwrap().to_owned();
+        let base = Base::new("postgres", &[format!("PG_VERSION={version}-1"), "PGDATA=/data".to_owned()]);
+        let shop = Self { stand, dir: TempDir::new().unwrap(), base };
+        shop.apply("");
+        Some(shop)
+    }
+
+    /// Describes the app, with something more.
+    fn apply(&self, more: &str) {
+        let (url, files) = (self.stand.production.url("postgres"), self.stand.files());
+        let text = format!(
+            "app = \"shop\"\n[[sources]]\nname = \"db\"\nurl = \"{url}\"\n[[sources]]\nname = \"files\"\n\
+             url = \"file://{}\"\n{more}",
+            files.display()
+        );
+        let file = self.dir.path().join("shop.toml");
+        fs::write(&file, text).unwrap();
+        self.stand.json(&["apply", file.to_str().unwrap()]);
+    }
+
+    fn masked(&self, clone: &str) -> bool {
+        let row = |list: Value| list["clones"].as_array().unwrap().iter().find(|row| row["name"] == clone).cloned();
+        let shown = self.stand.show(clone).0["masked"].as_bool().unwrap();
+        assert_eq!(row(self.stand.json(&["ls"])).unwrap()["masked"], shown);
+        shown
+    }
+
+    fn build(&self, target: &str, reference: &str, more: &[&str]) -> Value {
+        let base = self.base.name();
+        self.stand.json(&[&["image", "build", target, reference, "--no-load", "--base", &base], more].concat())
+    }
+
+    fn blob(&self, digest: &Value) -> PathBuf {
+        self.stand.daemon.home().join("images/blobs").join(digest.as_str().unwrap().replace(':', "/"))
+    }
+
+    fn read(&self, digest: &Value) -> Value {
+        serde_json::from_slice(&fs::read(self.blob(digest)).unwrap()).unwrap()
+    }
+
+    /// The labels of an image.
+    fn labels(&self, image: &Value) -> Value {
+        self.read(&self.read(&image["digest"])["config"]["digest"])["config"]["Labels"].clone()
+    }
+
+    fn canaries(&self, image: &Value) -> String {
+        in_image(&self.stand.daemon.home(), image)
+    }
+
+    fn export(&self, clone: &str) -> PathBuf {
+        let to = self.dir.path().join(format!("{clone}.tar"));
+        self.stand.json(&["export", clone, "--output", to.to_str().unwrap()]);
+        to
+    }
+}
+
+#[test]
+fn what_is_made_of_a_masked_clone_says_so_and_holds_nothing_of_before() {
+    let Some(shop) = Shop::new() else { return };
+    let stand = &shop.stand;
+    stand.copy("shop", "dev");
+    // What is looked for is there where nothing was masked.
+    let plain = shop.build("dev", "shop-db:plain", &[]);
+    assert_eq!((&plain["masked"], &shop.labels(&plain)["pando.masked"]), (&false.into(), &"false".into()));
+    assert_ne!(shop.canaries(&plain), "");
+    assert_ne!(canaries(&[shop.export("dev")]), "");
+
+    shop.apply(MASKS);
+    assert!(!shop.masked("dev"), "it was made before");
+    stand.json(&["refresh", "dev"]);
+    assert!(shop.masked("dev"));
+    let email = "SELECT count(*) FROM customer WHERE email LIKE 'canary%'";
+    assert_eq!(stand.show("dev").sql(email), "0");
+    stand.json(&["undo", "dev"]);
+    assert!(!shop.masked("dev"));
+    assert_eq!(stand.show("dev").sql(email), "500");
+    stand.json(&["undo", "dev"]);
+    assert!(shop.masked("dev"));
+    let shown = String::from_utf8(stand.daemon.pando(&["show", "dev"]).stdout).unwrap();
+    assert!(shown.lines().any(|line| line.starts_with("data") && line.ends_with("masked")), "{shown}");
+
+    // It goes on from one to another, also where nothing masks any more.
+    stand.json(&["snapshot", "dev"]);
+    let timeline = stand.json(&["timeline", "dev"]);
+    assert_eq!(timeline["snapshots"].as_array().unwrap().last().unwrap()["masked"], true, "{timeline}");
+    shop.apply("");
+    stand.copy("dev", "child");
+    assert!(shop.masked("child"));
+
+    let image = shop.build("child", "shop-db:masked", &[]);
+    assert_eq!((&image["masked"], &shop.labels(&image)["pando.masked"]), (&true.into(), &"true".into()));
+    assert_eq!(image["data_layers"], 1, "it lies on nothing that was not masked: {image}");
+    let list = shop.build("child", "shop-files:masked", &["--source", "files", "--path", "/files"]);
+    assert_eq!((&list["masked"], &list["data_layers"]), (&true.into(), &1.into()));
+    for image in [&image, &list] {
+        assert_eq!(shop.canaries(image), "", "it is in the image of {}", image["source"]);
+    }
+
+    let archive = shop.export("child");
+    assert_eq!(canaries(std::slice::from_ref(&archive)), "");
+    stand.json(&["import", archive.to_str().unwrap(), "back"]);
+    assert!(shop.masked("back"));
+    assert_eq!(stand.show("back").sql("SELECT count(*), count(DISTINCT email) FROM customer"), "500|500");
+    stand.copy("back", "of-back");
+    assert!(shop.masked("of-back"));
+    for clones in [["of-back", "child"], ["back", "dev"]] {
+        stand.json(&["rm", clones[0], clones[1]]);
+    }
+    shop.stand.end(&[]);
+}
+
+#[test]
+fn nothing_of_before_is_in_what_leaves_of_mariadb_and_redis() {
+    if !["mariadbd", "redis-server", "mkfs.btrfs"].iter().all(|tool| tools::require(tool)) || !tools::require_root() {
+        return;
+    }
+    let (blog, cache) = (MariadbProduction::start(&[]), RedisProduction::start(&[]));
+    blog.sql(
+        "CREATE TABLE blog.post (id int PRIMARY KEY, who varchar(99), text longtext, KEY (who)); \
+         INSERT INTO blog.post SELECT seq, CONCAT('canary-', seq), REPEAT('canary-text ', 2000) FROM seq_1_to_200; \
+         CREATE TABLE blog.visit (who varchar(99)) ENGINE=Aria; INSERT INTO blog.visit SELECT who FROM blog.post",
+    );
+    for key in 0..200 {
+        cache.run(&["SET", &format!("user:{key}"), &format!("canary-{key}")]);
+    }
+    let daemon = Daemon::start(Path::new(PANDO));
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("shop.toml");
+    let text = format!(
+        r#"app = "shop"
+[[sources]]
+name = "blog"
+url = "{}"
+[[sources]]
+name = "cache"
+url = "{}"
+[[edits]]
+masks = true
+source = "blog"
+sql = "UPDATE post SET who = CONCAT('m', id), text = ''; DELETE FROM visit"
+[[hooks]]
+masks = true
+at = "configure-clone"
+run = ["sh", "-c", "for key in $(seq 0 199); do echo SET user:$key m$key; done | redis-cli -u \"$PANDO_CACHE_URL\" >/dev/null"]
+"#,
+        blog.url(),
+        cache.url(0),
+    );
+    fs::write(&file, text).unwrap();
+    let json = |args: &[&str]| daemon.pando_json(args);
+    json(&["apply", file.to_str().unwrap()]);
+    let export = |name: &str| {
+        let to = dir.path().join(format!("{name}.tar"));
+        json(&["export", name, "--output", to.to_str().unwrap()]);
+        to
+    };
+    assert_ne!(canaries(&[export("shop")]), "");
+    assert_eq!(json(&["clone", "shop", "dev"])["masked"], true);
+    let archive = export("dev");
+    assert_eq!(canaries(std::slice::from_ref(&archive)), "", "the archive");
+    let back = json(&["import", archive.to_str().unwrap(), "back"]);
+    assert_eq!(back["masked"], true);
+    let url = |source: &str| back["sources"][source]["url"].as_str().unwrap().to_owned();
+    let asked = "SELECT COUNT(*), COUNT(DISTINCT who), (SELECT COUNT(*) FROM visit) FROM post";
+    assert_eq!(mariadb_at(&url("blog"), asked).unwrap(), "200\t200\t0");
+    let mut client = RedisClient::connect(&url("cache"));
+    assert_eq!((client.run(&["DBSIZE"]), client.run(&["GET", "user:7"])), ("200".to_owned(), "m7".to_owned()));
+
+    let version = blog.sql("SELECT VERSION()");
+    let mariadb = Base::new("mysql", &[format!("MARIADB_VERSION=1:{}+x", version.split('-').next().unwrap())]);
+    let info = cache.run(&["INFO", "server"]);
+    let version = info.lines().find_map(|line| line.trim().strip_prefix("redis_version:")).unwrap();
+    let redis = Base::new("redis", &[format!("REDIS_VERSION={version}")]);
+    for (source, base) in [("blog", mariadb.name()), ("cache", redis.name())] {
+        let build = |name: &str| {
+            let reference = format!("{source}:{name}");
+            json(&["image", "build", name, &reference, "--no-load", "--base", &base, "--source", source])
+        };
+        let (plain, masked) = (build("shop"), build("dev"));
+        assert_eq!((&plain["masked"], &masked["masked"]), (&false.into(), &true.into()), "{source}");
+        assert_ne!(in_image(&daemon.home(), &plain), "", "{source}: nothing that could be found");
+        assert_eq!(in_image(&daemon.home(), &masked), "", "{source}");
+    }
+    json(&["rm", "back", "dev"]);
+    json(&["unlink", "shop"]);
+    let alarms = daemon.alarms(&[]);
+    assert!(alarms.is_empty(), "{alarms:#?}");
+}
