@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pando_image::ImageError;
 use pando_image::oci::{BlobWriter, CONFIG, Descriptor, GZIP, Login, MANIFEST, Manners, Origin, Registry, Sent, Trust};
-use pando_testkit::{Access, Fault, FaultyHttp, ImageRegistry};
+use pando_testkit::{Access, Fault, FaultyHttp, ImageRegistry, Wire};
 
 /// An image whose layers are any bytes.
 struct Sample {
@@ -123,6 +123,63 @@ fn a_registry_with_an_authority_of_its_own_is_trusted_once_its_certificate_is_ke
     let other = Trust { dirs: vec![dir.path().join("certs")], bundle: Some("/nobody".into()) };
     let refused = image.push(&mut at(ann("secret"), &other), None).unwrap_err();
     assert!(matches!(&refused, ImageError::Mistrusted { source, .. } if source.to_string().contains("certificate")));
+}
+
+#[test]
+fn a_certificate_that_has_signed_itself_is_taken_where_it_is_kept_and_good_and_nowhere_else() {
+    let Some(server) = ImageRegistry::start_on(Access::Password, Wire::Itself) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let image = Sample::made(dir.path(), 0);
+    let at = |host: &str, trust: &Trust| registry(host, "shop:1", ann("secret"), trust);
+    let kept = |server: &ImageRegistry| Trust { dirs: vec![server.certs()], bundle: Some("/nobody".into()) };
+    image.push(&mut at(&server.host(), &kept(&server)), None).unwrap();
+    image.is_there(&mut at(&server.host(), &kept(&server)));
+    let refused = |server: &ImageRegistry, trust: &Trust, why: &str| {
+        let error = image.push(&mut at(&server.host(), trust), None).unwrap_err();
+        let ImageError::Mistrusted { source, .. } = &error else { panic!("{error:?}") };
+        assert!(source.to_string().contains(why), "{source}");
+    };
+    // Another of the same name is kept, or it is trusted as an authority of all, as a browser would not.
+    let Some(stranger) = ImageRegistry::start_on(Access::Open, Wire::Itself) else { return };
+    let certs = dir.path().join("certs").join(server.host());
+    std::fs::create_dir_all(&certs).unwrap();
+    let (theirs, own) = (stranger.certs().join(stranger.host()), server.certs().join(server.host()));
+    std::fs::copy(theirs.join("ca.crt"), certs.join("ca.crt")).unwrap();
+    refused(&server, &Trust { dirs: vec![dir.path().join("certs")], bundle: Some("/nobody".into()) }, "certificate");
+    let none = dir.path().join("none");
+    std::fs::create_dir_all(none.join(server.host())).unwrap();
+    refused(&server, &Trust { dirs: vec![none], bundle: Some(own.join("ca.crt")) }, "CaUsedAsEndEntity");
+    // One that is kept, but whose time is over, or that is for another host.
+    let Some(expired) = ImageRegistry::start_on(Access::Open, Wire::Expired) else { return };
+    refused(&expired, &kept(&expired), "expired");
+    let Some(elsewhere) = ImageRegistry::start_on(Access::Open, Wire::Elsewhere) else { return };
+    refused(&elsewhere, &kept(&elsewhere), "elsewhere.example");
+}
+
+#[test]
+fn a_registry_that_asks_for_a_certificate_of_ours_gets_it() {
+    let Some(server) = ImageRegistry::start_on(Access::Password, Wire::Mutual) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let image = Sample::made(dir.path(), 0);
+    let at = |trust: &Trust| registry(&server.host(), "shop:1", ann("secret"), trust);
+    let own = Trust { dirs: vec![server.certs()], bundle: Some("/nobody".into()) };
+    image.push(&mut at(&own), None).unwrap();
+    image.is_there(&mut at(&own));
+    // Without it, and with a key that is not its.
+    let (kept, certs) = (server.certs().join(server.host()), dir.path().join("certs").join(server.host()));
+    std::fs::create_dir_all(&certs).unwrap();
+    std::fs::copy(kept.join("ca.crt"), certs.join("ca.crt")).unwrap();
+    let other = Trust { dirs: vec![dir.path().join("certs")], bundle: Some("/nobody".into()) };
+    let refused = image.push(&mut at(&other), None).unwrap_err();
+    assert!(
+        matches!(&refused, ImageError::Mistrusted { source, .. } if source.to_string().contains("ertificate")),
+        "{refused:?}"
+    );
+    let Some(stranger) = ImageRegistry::start_on(Access::Open, Wire::Itself) else { return };
+    std::fs::copy(stranger.certs().join(stranger.host()).join("ca.crt"), certs.join("client.cert")).unwrap();
+    std::fs::copy(kept.join("client.key"), certs.join("client.key")).unwrap();
+    let refused = image.push(&mut at(&other), None).unwrap_err().to_string();
+    assert!(refused.contains("kept to be shown to it cannot be used"), "{refused}");
 }
 
 /// A line to a registry, on which the given faults happen to requests whose first line has a word, one after the other.

@@ -170,8 +170,9 @@ impl IntoProblem for ImageError {
                 "docker login {registry}; or give PANDO_REGISTRY_USER and PANDO_REGISTRY_PASSWORD to this command"
             )),
             Self::Mistrusted { registry, .. } => problem.hint(format!(
-                "where an authority of your own has signed it: put that one's certificate into \
-                 /etc/docker/certs.d/{registry}/ca.crt on the machine of the daemon"
+                "where it, or an authority of your own, has signed itself: put that certificate into \
+                 /etc/docker/certs.d/{registry}/ca.crt on the machine of the daemon; one that it asks for goes there as \
+                 client.cert and client.key"
             )),
             _ => problem,
         }

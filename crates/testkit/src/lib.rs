@@ -45,7 +45,7 @@ pub use mysql_family::{
 pub use netns::Network;
 pub use production::{Production, ProductionOptions};
 pub use redis::{RedisClient, RedisProduction};
-pub use registry::{Access, Fault, FaultyHttp, ImageRegistry};
+pub use registry::{Access, Fault, FaultyHttp, ImageRegistry, Wire};
 pub use seed::Seed;
 pub use writes::{Past, Writes};
 

@@ -29,6 +29,24 @@ pub enum Access {
     Token,
 }
 
+/// How it is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// By plain HTTP.
+    Plain,
+    /// By TLS, with an authority's certificate.
+    Authority,
+    /// By TLS, with a certificate that has signed itself and says that it is an authority, as `openssl req -x509` makes it.
+    Itself,
+    /// The same, whose time was over before today.
+    Expired,
+    /// The same, for another host.
+    Elsewhere,
+    /// As [`Wire::Authority`], and only with whom that authority has certified; [`ImageRegistry::certs`] has such a
+    /// certificate too.
+    Mutual,
+}
+
 /// A running registry; gone when dropped.
 #[derive(Debug)]
 pub struct ImageRegistry {
@@ -53,8 +71,20 @@ impl ImageRegistry {
     /// Starts one. `tls`: with a certificate that [`ImageRegistry::certs`] vouches for.
     ///
     /// # Panics
-    /// When it does not come up; its log is in the message.
+    /// As [`ImageRegistry::start_on`].
     pub fn start_with(access: Access, tls: bool) -> Option<Self> {
+        Self::start_on(access, if tls { Wire::Authority } else { Wire::Plain })
+    }
+
+    /// Starts one that is spoken to in this way; [`ImageRegistry::certs`] has what it takes.
+    ///
+    /// # Panics
+    /// When it does not come up; its log is in the message.
+    pub fn start_on(access: Access, wire: Wire) -> Option<Self> {
+        let tls = wire != Wire::Plain;
+        if wire == Wire::Expired && !tools::require("faketime") {
+            return None;
+        }
         let openssl = (tls || access == Access::Token).then_some("openssl");
         if !["docker-registry"].into_iter().chain(openssl).all(tools::require) {
             return None;
@@ -69,8 +99,12 @@ impl ImageRegistry {
             path("data")
         );
         if tls {
-            certify(dir.path(), port);
+            certify(dir.path(), port, wire);
             conf += &format!("  tls:\n    certificate: {}\n    key: {}\n", path("server.crt"), path("server.key"));
+            if wire == Wire::Mutual {
+                let ca = dir.path().join("certs.d").join(format!("127.0.0.1:{port}")).join("ca.crt");
+                conf += &format!("    clientcas:\n      - {}\n", ca.display());
+            }
         }
         let tokens = (access == Access::Token).then(|| TokenServer::start(dir.path()));
         conf += &match (access, &tokens) {
@@ -115,18 +149,37 @@ impl ImageRegistry {
     }
 }
 
-/// Makes an authority, and a certificate for a server on loopback.
-fn certify(dir: &Path, port: u16) {
+/// Makes an authority, and a certificate for a server on loopback; or one certificate that is both.
+fn certify(dir: &Path, port: u16, wire: Wire) {
     let certs = dir.join("certs.d").join(format!("127.0.0.1:{port}"));
     fs::create_dir_all(&certs).expect("making a directory of certificates");
     let path = |name: &str| dir.join(name).display().to_string();
     let ca = certs.join("ca.crt").display().to_string();
+    if matches!(wire, Wire::Itself | Wire::Expired | Wire::Elsewhere) {
+        let names = if wire == Wire::Elsewhere { "DNS:elsewhere.example" } else { "IP:127.0.0.1,DNS:localhost" };
+        let names = format!("subjectAltName={names}");
+        let request = ["req", "-newkey", "rsa:2048", "-nodes", "-x509", "-days", "2", "-subj", "/CN=registry"];
+        let (crt, key) = (path("server.crt"), path("server.key"));
+        let request = [&request[..], &["-addext", &names, "-out", &crt, "-keyout", &key]].concat();
+        if wire == Wire::Expired {
+            tools::run("faketime", &[&["7 days ago", "openssl"], &request[..]].concat());
+        } else {
+            tools::run("openssl", &request);
+        }
+        fs::copy(path("server.crt"), ca).expect("keeping a certificate");
+        return;
+    }
     new_key(&["-x509", "-days", "2", "-subj", "/CN=nobody else knows it", "-out", &ca], &path("ca.key"));
     new_key(&["-subj", "/CN=registry", "-out", &path("server.csr")], &path("server.key"));
     fs::write(path("names"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n").expect("writing names");
     let (csr, key, crt, names) = (path("server.csr"), path("ca.key"), path("server.crt"), path("names"));
     let sign = ["x509", "-req", "-days", "2", "-in", &csr, "-CA", &ca, "-CAkey", &key, "-set_serial", "7"];
     tools::run("openssl", &[&sign[..], &["-out", &crt, "-extfile", &names]].concat());
+    if wire == Wire::Mutual {
+        let (cert, secret) = (certs.join("client.cert"), certs.join("client.key").display().to_string());
+        new_key(&["-subj", "/CN=ann", "-out", &csr], &secret);
+        tools::run("openssl", &[&sign[..], &["-out", &cert.display().to_string()]].concat());
+    }
 }
 
 /// `openssl req` with a new key.

@@ -117,9 +117,8 @@ impl Registry {
     }
 
     fn run(&mut self, ask: &Ask<'_>) -> Result<Response<Body>, Trouble> {
-        if !self.trusts && ask.url.starts_with("https:") {
-            let text = "this machine trusts nobody: /etc/ssl/certs/ca-certificates.crt is missing (ca-certificates)";
-            return Err(Trouble::Final(self.failed(text)));
+        if let Some(why) = self.mistrust.as_ref().filter(|_| ask.url.starts_with("https:")) {
+            return Err(Trouble::Final(self.failed(why)));
         }
         let mut request = Request::builder().method(ask.method).uri(ask.url.as_str());
         for (name, value) in &ask.headers {

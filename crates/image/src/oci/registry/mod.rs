@@ -9,11 +9,12 @@
 //! |---|---|
 //! | `auth.rs` | what a registry wants to see: challenges, and how tokens are asked for |
 //! | `call.rs` | one call: shown who asks, tried again where that may help |
-//! | `trust.rs` | whose certificates are believed |
+//! | `trust.rs`, `pinned.rs` | whose certificates are believed |
 //! | `upload.rs` | one blob sent: found elsewhere, whole, or in pieces |
 
 mod auth;
 mod call;
+mod pinned;
 mod trust;
 mod upload;
 
@@ -24,7 +25,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::{Response, StatusCode, header};
-use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 use ureq::{Agent, Body, BodyReader};
 
 use super::origin::Origin;
@@ -33,6 +35,8 @@ use crate::ImageError;
 use call::{Ask, Payload};
 use upload::Mount;
 
+use pinned::Tls;
+
 pub use auth::Login;
 pub use trust::Trust;
 
@@ -40,6 +44,8 @@ pub use trust::Trust;
 const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
                         application/vnd.docker.distribution.manifest.v2+json, \
                         application/vnd.docker.distribution.manifest.list.v2+json";
+/// What is said where no certificate is there at all.
+const NOBODY: &str = "this machine trusts nobody: /etc/ssl/certs/ca-certificates.crt is missing (ca-certificates)";
 /// The largest document that is read.
 const MOST_JSON: u64 = 8 << 20;
 
@@ -82,8 +88,8 @@ pub struct Registry {
     address: String,
     login: Option<Login>,
     manners: Manners,
-    /// Whether this machine trusts anybody at all.
-    trusts: bool,
+    /// Why nobody can be spoken to by TLS, where that is so.
+    mistrust: Option<String>,
     /// Whether it has ever answered.
     met: bool,
     /// What the registry wanted to see.
@@ -100,36 +106,31 @@ impl Registry {
 
     /// The same, more or less patient.
     pub fn with_manners(reference: Reference, login: Option<Login>, trust: &Trust, manners: Manners) -> Self {
-        let found = trust.of(reference.registry());
-        let trusts = !found.roots.is_empty();
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::from(found.roots))
-            .client_cert(found.client)
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
+        let (kept, own) = trust.of(reference.registry());
+        let (tls, mistrust) = match kept.config() {
+            Ok(Some(tls)) => (Some(tls), None),
+            Ok(None) => (None, Some(NOBODY.to_owned())),
+            Err(error) => {
+                (None, Some(format!("the certificate that is kept to be shown to it cannot be used: {error}")))
+            }
+        };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .user_agent(concat!("pando/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_recv_response(Some(Duration::from_secs(300)))
-            .tls_config(tls)
             .build();
+        let tcp = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
+        let agent = match &tls {
+            Some(tls) => Agent::with_parts(config, tcp.chain(Tls(Arc::clone(tls))), DefaultResolver::default()),
+            None => Agent::with_parts(config, tcp, DefaultResolver::default()),
+        };
         let address = match reference.address() {
-            plain if found.own => plain.replacen("http://", "https://", 1),
+            plain if own => plain.replacen("http://", "https://", 1),
             address => address,
         };
         let scopes = vec![format!("repository:{}:pull", reference.repository)];
-        Self {
-            agent: config.new_agent(),
-            reference,
-            address,
-            login,
-            manners,
-            trusts,
-            met: false,
-            authorization: None,
-            scopes,
-        }
+        Self { agent, reference, address, login, manners, mistrust, met: false, authorization: None, scopes }
     }
 
     fn url(&self, what: &str) -> String {

@@ -5,7 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, parse_pem};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::pinned::{self, Kept};
 
 /// Where systems keep whom they trust.
 const BUNDLES: [&str; 3] =
@@ -26,55 +28,42 @@ impl Default for Trust {
     }
 }
 
-/// What was found for one registry.
-pub(super) struct Found {
-    /// Whom it may be certified by.
-    pub roots: Vec<Certificate<'static>>,
-    /// What it is shown when it asks.
-    pub client: Option<ClientCert>,
-    /// Whether there is a directory for this very registry: then it is spoken to by TLS, wherever it is.
-    pub own: bool,
-}
-
 impl Trust {
-    /// What there is for a registry. Files that cannot be read are as good as absent: the connection says so.
-    pub(super) fn of(&self, registry: &str) -> Found {
+    /// What there is for a registry, and whether there is a directory for this very one: then it is spoken to by TLS,
+    /// wherever it is. Files that cannot be read are as good as absent: the connection says so.
+    pub(super) fn of(&self, registry: &str) -> (Kept, bool) {
         let bundles = BUNDLES.iter().map(Path::new);
-        let system: Vec<Certificate<'static>> = match &self.bundle {
+        let system = match &self.bundle {
             Some(bundle) => certificates(bundle),
             None => bundles.map(certificates).find(|found| !found.is_empty()).unwrap_or_default(),
         };
-        let mut found = Found { roots: system, client: None, own: false };
+        let mut kept = Kept { roots: system, own: Vec::new(), client: None };
+        let mut there = false;
         for dir in self.dirs.iter().map(|dir| dir.join(registry)) {
             let Ok(entries) = fs::read_dir(&dir) else { continue };
-            found.own = true;
+            there = true;
             let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
             files.sort();
             for file in files {
                 match file.extension().and_then(|end| end.to_str()) {
-                    Some("crt") => found.roots.extend(certificates(&file)),
-                    Some("cert") if found.client.is_none() => found.client = client(&file),
+                    Some("crt") => kept.own.extend(certificates(&file)),
+                    Some("cert") if kept.client.is_none() => kept.client = client(&file),
                     _ => {}
                 }
             }
         }
-        found
+        kept.roots.extend(kept.own.iter().cloned());
+        (kept, there)
     }
 }
 
-fn certificates(path: &Path) -> Vec<Certificate<'static>> {
-    let Ok(text) = fs::read(path) else { return Vec::new() };
-    let certificate = |item: PemItem<'static>| match item {
-        PemItem::Certificate(certificate) => Some(certificate),
-        _ => None,
-    };
-    parse_pem(&text).flatten().filter_map(certificate).collect()
+fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
+    fs::read(path).map(|pem| pinned::certificates(&pem)).unwrap_or_default()
 }
 
-fn client(cert: &Path) -> Option<ClientCert> {
-    let key = PrivateKey::from_pem(&fs::read(cert.with_extension("key")).ok()?).ok()?;
-    let chain = certificates(cert);
-    (!chain.is_empty()).then(|| ClientCert::new_with_certs(&chain, key))
+fn client(cert: &Path) -> Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    let key = pinned::key(&fs::read(cert.with_extension("key")).ok()?)?;
+    Some((certificates(cert), key)).filter(|(chain, _)| !chain.is_empty())
 }
 
 #[cfg(test)]
@@ -91,11 +80,11 @@ mod tests {
             fs::write(dir.path().join("reg.example:5000").join(name), pem).unwrap();
         }
         let trust = Trust { dirs: vec![dir.path().to_owned()], bundle: Some(dir.path().join("bundle")) };
-        let found = trust.of("reg.example:5000");
-        assert_eq!((found.roots.len(), found.own, found.client.is_some()), (4, true, false));
-        let other = trust.of("reg.example");
-        assert_eq!((other.roots.len(), other.own), (2, false));
+        let (kept, there) = trust.of("reg.example:5000");
+        assert_eq!((kept.roots.len(), kept.own.len(), there, kept.client.is_some()), (4, 2, true, false));
+        let (other, there) = trust.of("reg.example");
+        assert_eq!((other.roots.len(), other.own.len(), there), (2, 0, false));
         let none = Trust { dirs: Vec::new(), bundle: Some(dir.path().join("nothing")) };
-        assert!(none.of("reg.example").roots.is_empty());
+        assert!(none.of("reg.example").0.roots.is_empty());
     }
 }
