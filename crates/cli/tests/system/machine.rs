@@ -311,20 +311,26 @@ pub fn points(usual: usize) -> usize {
     std::env::var("PANDO_POINTS").map_or(usual, |text| text.parse().unwrap())
 }
 
+/// So many crashes are of one load. What a crash costs grows with the clones that the load has made.
+const OF_A_LOAD: usize = 125;
+
 fn crash_points(kind: FsKind, usual: usize) {
     let points = points(usual);
     let mut seed = Seed::from_env("PANDO_SEED", 20_261_121);
     let begun = Instant::now();
-    let Some(mut stage) = Stage::play(kind, 3 + points / 80) else { return };
-    let (first, end) = (stage.linked, stage.disk.now());
-    let mut moments: Vec<DiskMoment> = (1..points).map(|_| first + seed.index(end - first)).collect();
-    moments.push(end);
-    moments.sort_unstable();
-    eprintln!("{kind:?}: {} flushes, {} told, played {:?}", stage.disk.flushes(), end, begun.elapsed());
-    for (number, at) in moments.iter().enumerate() {
-        stage.crash(*at, &mut seed, number % 4 == 0, number + 1 == points);
+    for done in (0..points).step_by(OF_A_LOAD) {
+        let count = OF_A_LOAD.min(points - done);
+        let Some(mut stage) = Stage::play(kind, 3 + count / 80) else { return };
+        let (first, end) = (stage.linked, stage.disk.now());
+        let mut moments: Vec<DiskMoment> = (1..count).map(|_| first + seed.index(end - first)).collect();
+        moments.push(end);
+        moments.sort_unstable();
+        eprintln!("{kind:?}: {} flushes, {end} told, played {:?}", stage.disk.flushes(), begun.elapsed());
+        for (number, at) in moments.iter().enumerate() {
+            stage.crash(*at, &mut seed, number % 4 == 0, number + 1 == count);
+        }
+        eprintln!("{kind:?}: {} of {points} crashes, {:?}", done + count, begun.elapsed());
     }
-    eprintln!("{kind:?}: {points} crashes, {:?}", begun.elapsed());
 }
 
 #[test]
