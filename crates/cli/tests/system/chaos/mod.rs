@@ -197,5 +197,6 @@ fn clones_in_containers_outlive_their_engine_and_everything_else_that_dies() {
     eprintln!("dockerd {flags:?}");
     let Some(mut world) = World::start(Some(&docker)) else { return };
     play(&mut world, Some(&mut docker), seed);
-    assert_eq!(docker.run(&["ps", "--all", "--quiet"]), "");
+    let left = docker.run(&["ps", "--all", "--no-trunc", "--format", "{{json .}}"]);
+    assert_eq!(left, "", "containers are left: {}\n{}", docker.log(), world.stand.daemon.log());
 }

@@ -1,6 +1,6 @@
 //! The same for what Pando itself does not run or know: durable clones in containers, whose data lies on the disk that
 //! dies, and the source of a toolkit with its durable clones. The containers die with the machine; what the engine had
-//! noted of them is lost, too, or has outlived them, as the seed draws: then it may be newer than what Pando knows.
+//! noted of each is lost, too, or has outlived it, as the seed draws: then it may be newer than what Pando knows.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ impl Guests {
         for round in 0..rounds {
             made.work(&daemon, &keys, round);
         }
-        made.lights_out(&mut daemon, true);
+        made.lights_out(&mut daemon, || true);
         drop(daemon);
         proxy.cut();
         keys.stop();
@@ -93,18 +93,20 @@ impl Guests {
         }
     }
 
-    /// What a machine that dies does to processes and containers. `noted`: the engine's own notes outlive it.
-    fn lights_out(&mut self, daemon: &mut Daemon, noted: bool) {
+    /// What a machine that dies does to processes and containers. `noted`: whether the engine's notes of one outlive it.
+    fn lights_out(&mut self, daemon: &mut Daemon, mut noted: impl FnMut() -> bool) {
         daemon.kill9();
-        let all = self.docker.run(&["ps", "--all", "--quiet"]);
-        for id in all.lines() {
+        let mut any = false;
+        for id in self.docker.run(&["ps", "--all", "--quiet"]).lines() {
+            let noted = noted();
+            any |= noted;
             let ended =
                 if noted { self.docker.output(&["kill", id]) } else { self.docker.output(&["rm", "--force", id]) };
             // One may have ended by itself.
             assert!(noted || ended.status.success(), "{ended:?}");
         }
         super::blackout(daemon);
-        if noted {
+        if any {
             self.docker.kill9();
             self.docker.resume();
         }
@@ -117,7 +119,7 @@ impl Guests {
         std::fs::write(self.home().join("boot"), "the one before").unwrap();
         let mut daemon = self.daemon();
         self.judge(&daemon, &acks, &told, seed);
-        self.lights_out(&mut daemon, seed.once_in(2));
+        self.lights_out(&mut daemon, || seed.once_in(2));
         drop(daemon);
         self.disk.leave();
     }
