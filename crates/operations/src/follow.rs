@@ -505,9 +505,9 @@ pub fn retry_stuck(world: &Arc<World>) {
     adrift.iter().for_each(|id| world.left(id));
 }
 
-/// Keeps logs bounded and forgets old operations.
+/// Keeps logs bounded, takes away what a crash has left of a runtime, and forgets old operations.
 fn tidy(world: &Arc<World>) {
-    if let Err(error) = world.runtime.trim_logs() {
+    if let Err(error) = world.runtime.tidy() {
         tracing::warn!(%error, "logs could not be trimmed");
     }
     if let Err(error) = world.catalog.forget_operations(REMEMBERED) {

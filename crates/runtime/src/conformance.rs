@@ -227,7 +227,7 @@ pub fn a_log_lives_until_it_is_forgotten(runtime: &dyn Runtime) -> Checked {
     runtime.ensure_running(&unit)?;
     ended(runtime, &unit.id)?;
     runtime.ensure_gone(&unit.id)?;
-    runtime.trim_logs()?;
+    runtime.tidy()?;
     assert_eq!(runtime.log_tail(&unit.id, 10)?, "hello\nhello\n");
     assert_eq!(runtime.log_tail(&unit.id, 1)?, "hello\n");
     runtime.forget(&unit.id)?;

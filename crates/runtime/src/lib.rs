@@ -225,8 +225,8 @@ pub trait Runtime: Send + Sync {
     fn resume(&self, unit: &UnitId) -> Result<(), RuntimeError>;
     /// The last lines of its log.
     fn log_tail(&self, unit: &UnitId, lines: usize) -> Result<String, RuntimeError>;
-    /// Keeps logs within their bound; called now and then.
-    fn trim_logs(&self) -> Result<(), RuntimeError>;
+    /// Keeps logs within their bound, and takes away what a crash has left of it that is no unit's; called now and then.
+    fn tidy(&self) -> Result<(), RuntimeError>;
     /// Drops what is kept of a unit that is gone: its log and its record.
     fn forget(&self, unit: &UnitId) -> Result<(), RuntimeError>;
 }

@@ -89,9 +89,9 @@ impl Runtime for PlacedRuntime {
         self.place(unit).log_tail(unit, lines)
     }
 
-    fn trim_logs(&self) -> Result<(), RuntimeError> {
-        self.process.trim_logs()?;
-        self.docker.trim_logs()
+    fn tidy(&self) -> Result<(), RuntimeError> {
+        self.process.tidy()?;
+        self.docker.tidy()
     }
 
     fn forget(&self, unit: &UnitId) -> Result<(), RuntimeError> {

@@ -151,7 +151,7 @@ fn run_one(run: &Run, unit: &UnitId, hook: &Hook, owner: &Owner, anyway: bool) -
         ticks += 1;
         if ticks.is_multiple_of(20) {
             // Whatever it prints, its log does not fill the disk.
-            let _ = world.runtime.trim_logs();
+            let _ = world.runtime.tidy();
         }
         late = begun.elapsed() >= limit;
         !late && (anyway || !world.is_stopping())

@@ -169,13 +169,36 @@ impl DockerRuntime {
     fn probe(&self, reference: &str, words: &[&str], streams: &str) -> Result<(Option<i64>, String), Trouble> {
         let (millis, random) = id_parts(&SystemClock);
         let name = format!("pando-probe-{millis}-{random}");
+        let mut left = self.probes_left.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.run_probe(&name, reference, words, streams);
-        let removed = self.client.delete(&format!("/containers/{name}?force=1&v=1"));
+        let removed = self.remove_probe(&name);
+        *left |= removed.is_err();
         let ended = outcome?;
-        match removed {
+        removed.map(|()| ended)
+    }
+
+    fn remove_probe(&self, container: &str) -> Result<(), Trouble> {
+        match self.client.delete(&format!("/containers/{container}?force=1&v=1")) {
             Err(trouble) if !trouble.is_missing() => Err(trouble),
-            _ => Ok(ended),
+            _ => Ok(()),
         }
+    }
+
+    /// Takes away the containers of looks that the engine's death, or a daemon's, has cut off. Where no engine answers they
+    /// wait for the next time.
+    pub(super) fn clear_probes(&self) {
+        let Ok(mut left) = self.probes_left.try_lock() else { return };
+        if !*left {
+            return;
+        }
+        let label = format!("{}={}", form::HOME, self.home.display());
+        let filter = serde_json::json!({ "label": [label, form::PROBE] }).to_string();
+        let cleared =
+            self.client.get(&format!("/containers/json?all=1&filters={}", encoded(&filter))).and_then(|listed| {
+                let ids = listed.as_array().into_iter().flatten().filter_map(|one| one["Id"].as_str());
+                ids.map(|id| self.remove_probe(id)).collect::<Result<(), Trouble>>()
+            });
+        *left = cleared.is_err();
     }
 
     fn run_probe(

@@ -61,6 +61,8 @@ pub struct DockerRuntime {
     habits: OnceLock<Habits>,
     images: Mutex<HashMap<String, Inspected>>,
     facts: Mutex<HashMap<(String, String), ImageFacts>>,
+    /// Whether a container that looked into an image may be left; locked while one looks.
+    probes_left: Mutex<bool>,
     fallback: Option<String>,
 }
 
@@ -109,6 +111,8 @@ impl DockerRuntime {
             habits: OnceLock::new(),
             images: Mutex::default(),
             facts: Mutex::default(),
+            // The daemon before may have died in a look.
+            probes_left: Mutex::new(true),
             fallback: None,
         }
     }
@@ -407,7 +411,8 @@ impl Runtime for DockerRuntime {
         Ok(shown.iter().flat_map(|line| [*line, "\n"]).collect())
     }
 
-    fn trim_logs(&self) -> Result<(), RuntimeError> {
+    fn tidy(&self) -> Result<(), RuntimeError> {
+        self.clear_probes();
         for entry in fs::read_dir(self.home.join("units")).into_iter().flatten().flatten() {
             let path = entry.path();
             if path.join(RECORD).exists() && path.join("log").exists() {

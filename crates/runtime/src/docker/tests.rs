@@ -25,6 +25,22 @@ fn what_has_ended_is_left(runtime: &DockerRuntime) {
     assert_eq!(runtime.remains().unwrap(), []);
 }
 
+/// A look into an image that its engine's death has cut off: the container that was made for it goes later.
+#[test]
+fn what_a_cut_off_look_into_an_image_leaves_is_taken_away() {
+    let Some(docker) = Docker::start() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let image = docker.image(Image::Postgres);
+    let label = format!("{}={}", form::HOME, home.path().display());
+    let left = || docker.run(&["ps", "--all", "--quiet", "--filter", &format!("label={label}")]);
+    docker.run(&["create", "--label", &label, "--label", &format!("{}=yes", form::PROBE), &image]);
+    docker.run(&["create", "--label", &label, &image]);
+    assert_eq!(left().lines().count(), 2);
+    let runtime = DockerRuntime::new(home.path(), &docker.socket());
+    runtime.tidy().unwrap();
+    assert_eq!(left().lines().count(), 1, "only what is a look's goes");
+}
+
 #[test]
 fn the_contract_holds_on_an_ordinary_users_podman() {
     let Some(podman) = Podman::start_as(tools::somebody(), &[]) else { return };

@@ -274,7 +274,7 @@ impl Runtime for ProcessRuntime {
         log::tail(&self.records.log_path(unit), 0, lines).map_err(io_error(format!("reading the log of {unit}")))
     }
 
-    fn trim_logs(&self) -> Result<(), RuntimeError> {
+    fn tidy(&self) -> Result<(), RuntimeError> {
         for unit in self.records.units().map_err(io_error("listing unit records"))? {
             log::trim(&self.records.log_path(&unit)).map_err(io_error(format!("trimming the log of {unit}")))?;
         }

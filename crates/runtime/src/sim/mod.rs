@@ -291,8 +291,8 @@ impl Runtime for SimRuntime {
             .collect())
     }
 
-    fn trim_logs(&self) -> Result<(), RuntimeError> {
-        self.look("trim_logs").map(|_| ())
+    fn tidy(&self) -> Result<(), RuntimeError> {
+        self.look("tidy").map(|_| ())
     }
 
     fn forget(&self, unit: &UnitId) -> Result<(), RuntimeError> {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pando_testkit::{Docker, Image, Seed};
+use pando_testkit::{Docker, Image, Seed, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -197,6 +197,7 @@ fn clones_in_containers_outlive_their_engine_and_everything_else_that_dies() {
     eprintln!("dockerd {flags:?}");
     let Some(mut world) = World::start(Some(&docker)) else { return };
     play(&mut world, Some(&mut docker), seed);
-    let left = docker.run(&["ps", "--all", "--no-trunc", "--format", "{{json .}}"]);
-    assert_eq!(left, "", "containers are left: {}\n{}", docker.log(), world.stand.daemon.log());
+    // A look into an image that the engine's death has cut off leaves a container, until Pando tidies up.
+    let left = || docker.run(&["ps", "--all", "--format", "{{.Names}} {{.Status}} {{.Command}} {{.Labels}}"]);
+    assert!(wait_until(Duration::from_secs(120), || left().is_empty()), "{}\n{}", left(), world.stand.daemon.log());
 }

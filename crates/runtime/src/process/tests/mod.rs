@@ -417,7 +417,7 @@ fn a_log_is_bounded_while_it_is_written() -> Checked {
     let unit = shell("yes 0123456789012345678901234567890123456789 | head -c 11000000; echo; echo last; sleep 600");
     bench.runtime.ensure_running(&unit)?;
     until("all is written", || bench.runtime.log_tail(&unit.id, 1).is_ok_and(|end| end == "last\n"));
-    bench.runtime.trim_logs()?;
+    bench.runtime.tidy()?;
     let log = bench.runtime.records.log_path(&unit.id);
     let length = log::length(&log);
     assert!(length <= log::KEEP && length > log::KEEP - 100, "{length}");
