@@ -8,7 +8,8 @@
 //!
 //! # Crash consistency
 //! What a pulse promises was synced by `BinLog::advance` before. What the mirror has applied is known to InnoDB itself:
-//! after any crash it asks production again from there, and what the log has already counts once.
+//! after any crash it asks production again from there, and what the log has already counts once. What the log lacks of that is
+//! received first (`refill.rs`).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,6 +26,7 @@ use super::config::{self, Before, Place};
 use super::facts::Facts;
 use super::flavor::Flavor;
 use super::identity::Coordinates;
+use super::refill;
 use super::session::{connect, failed};
 use super::tree::{Mark, Tree, clear_mark};
 use super::wire::{ClientError, Rows, Session, literal};
@@ -79,23 +81,45 @@ pub fn follow<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source)
     server(engine, &facts, seat)
 }
 
-/// Tells the mirror where production is, and to follow it. What it received before is in the log under our names.
-fn begin_following<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source) -> Result<(), EngineError> {
+/// Tells the mirror where production is, and to follow it. What it received before is in the log under our names; what that
+/// lacks of what the mirror has applied is received before more is applied.
+fn begin_following<F: Flavor>(
+    engine: &FamilyEngine<F>,
+    log: &BinLog<F>,
+    seat: &Seat,
+    source: &Source,
+) -> Result<(), EngineError> {
     let facts = engine.facts(source)?;
     let first = Mark::<F>::read(&seat.data)?.filter(|_| !engine.sessions.is_held(&seat.run));
-    let begun = engine.sessions.with(&seat.run, |session| {
+    let stopped = engine.sessions.with(&seat.run, |session| {
         session.run(["STOP REPLICA", "RESET REPLICA ALL"])?;
         let known = session.query(F::APPLIED)?;
         if let Some(mark) = &first
             && known.first(0).unwrap_or_default().is_empty()
         {
             session.query(&format!("SET GLOBAL {} = {}", F::BEGINS, literal(&mark.position.to_string())))?;
+            return Ok(mark.position.to_string());
         }
-        session.query(&F::change(&source.url, &facts))?;
-        session.query(&format!("START REPLICA{}", F::credentials(&source.url)))
+        Ok(known.first(0).unwrap_or_default().to_owned())
     });
-    begun.map_err(failed("telling the mirror to follow production"))?;
+    let applied = position::<F>(&stopped.map_err(failed(FOLLOWING))?)?;
+    let refills = match log.current_epoch() {
+        Some(epoch) => refill::begin(engine, log, epoch, seat, &facts, &applied)?,
+        None => false,
+    };
+    let threads = if refills { " IO_THREAD" } else { "" };
+    let begun = engine.sessions.with(&seat.run, |session| {
+        session.query(&F::change(&source.url, &facts))?;
+        session.query(&format!("START REPLICA{threads}{}", F::credentials(&source.url)))
+    });
+    begun.map_err(failed(FOLLOWING))?;
     if first.is_some() { clear_mark(&seat.data) } else { Ok(()) }
+}
+
+const FOLLOWING: &str = "telling the mirror to follow production";
+
+fn position<F: Flavor>(text: &str) -> Result<F::Position, EngineError> {
+    text.parse().map_err(|_| EngineError::Invalid(format!("{text:?} is not a position")))
 }
 
 fn status<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat) -> Result<Rows, ClientError> {
@@ -108,7 +132,7 @@ fn passed(status: &Rows) -> Option<u64> {
 }
 
 /// What the mirror says of its two threads.
-fn link_of<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source, status: &Rows) -> Link {
+fn link_of<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source, status: &Rows, refills: bool) -> Link {
     let value = |name: &str| status.value(name).unwrap_or_default();
     let thread = |name: &str| value(&format!("{}_{name}_Running", F::REPLICA)).to_owned();
     let error = |number: &str, words: &str| {
@@ -134,7 +158,7 @@ fn link_of<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source, st
         again();
         return Link::Disconnected("the mirror is connecting to production".to_owned());
     }
-    let stopped = thread("SQL") != "Yes" && !engine.sessions.is_held(&seat.run);
+    let stopped = thread("SQL") != "Yes" && !refills && !engine.sessions.is_held(&seat.run);
     restart(engine, seat, stopped, "START REPLICA SQL_THREAD");
     Link::Following
 }
@@ -183,13 +207,14 @@ pub fn pulse<F: Flavor>(
         }
     };
     let fresh = F::is_fresh(&status) && !engine.sessions.is_held(&seat.run);
+    let epoch = log.current_epoch().unwrap_or(0);
     let mut changed = false;
-    if fresh {
+    if fresh || refill::is_done(&log, epoch)? {
         changed = log.advance(None)?;
-        begin_following(engine, seat, source)?;
+        begin_following(engine, &log, seat, source)?;
         status = self::status(engine, seat).map_err(failed("asking the mirror"))?;
     }
-    let mut link = link_of(engine, seat, source, &status);
+    let mut link = link_of(engine, seat, source, &status, refill::is_on(&log, epoch));
     // Before anything that came by a new connection is taken in: it may be of another history with the same numbers.
     match engine.seen.after_a_pause(engine, seat, source, link == Link::Following) {
         Ok(None) => {}
@@ -258,6 +283,12 @@ pub fn hold<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat) -> Result<(), Engi
         return Ok(());
     }
     let epoch = Tree::<F>::read(&seat.data)?.epoch.unwrap_or(0);
+    let log = engine.log(&seat.log)?;
+    let refills = || match refill::is_on(&log, epoch) {
+        true => Err(EngineError::Invalid(REFILLS.to_owned())),
+        false => Ok(()),
+    };
+    refills()?;
     let held = || -> Result<_, ClientError> {
         let mut session = connect(&seat.run)?;
         session.query("SET SESSION lock_wait_timeout = 60")?;
@@ -274,14 +305,23 @@ pub fn hold<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat) -> Result<(), Engi
     };
     let held = held().map_err(failed("holding the mirror still"))?;
     let (session, position) = held.ok_or_else(|| EngineError::Invalid(OPEN_TABLES.to_owned()))?;
-    let position = position.parse().map_err(|_| EngineError::Invalid(format!("{position:?} is not a position")))?;
+    let position = self::position::<F>(&position)?;
     engine.sessions.hold(&seat.run, session);
+    // One that began meanwhile may have said something else.
+    if let Err(error) = refills() {
+        release(engine, seat)?;
+        return Err(error);
+    }
     Mark::<F> { epoch, position, place: None }.write(&seat.data, seat.account.as_ref())
 }
 
 /// A snapshot without them could not be replayed from.
 const OPEN_TABLES: &str = "no snapshot can be taken now: a session of production keeps temporary tables open, which \
                            statements in its binary log use (binlog_format is not ROW)";
+
+/// Its data are ahead of what it says.
+const REFILLS: &str =
+    "no snapshot can be taken now: what a crash of the machine took from the log is being received again";
 
 /// Stops between two transactions, at a place where no temporary table is open (M-15): it would not be in the tree.
 /// Whether there was one.
@@ -306,7 +346,8 @@ pub fn release<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat) -> Result<(), E
     session.run([F::GO_ON, "START REPLICA SQL_THREAD"]).map(drop).map_err(failed("letting the mirror go on"))
 }
 
-/// The place and the time of a mirror's tree. What it has was received, so the log has it, or will in a moment.
+/// The place and the time of a mirror's tree. What it has was received, so the log has it, or will in a moment; after a crash
+/// of the machine perhaps only when a refill has ended.
 pub fn stands<F: Flavor>(
     engine: &FamilyEngine<F>,
     log: &BinLog<F>,
@@ -320,6 +361,9 @@ pub fn stands<F: Flavor>(
         }
         SystemClock.sleep(Duration::from_millis(5));
         log.advance(None)?;
+    }
+    if !log.position(mark.epoch)?.reaches(&mark.position) {
+        return Err(EngineError::Invalid(REFILLS.to_owned()));
     }
     // Seen now, so committed by now: without it the tree would count from the end of its last second.
     let _ = ask(engine, log, seat, source, false, &mut false);

@@ -36,6 +36,7 @@ pub mod install;
 mod mirror;
 pub mod production;
 mod record;
+mod refill;
 pub mod session;
 mod travel;
 pub mod tree;

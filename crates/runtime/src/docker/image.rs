@@ -195,8 +195,8 @@ impl DockerRuntime {
         let filter = serde_json::json!({ "label": [label, form::PROBE] }).to_string();
         let cleared =
             self.client.get(&format!("/containers/json?all=1&filters={}", encoded(&filter))).and_then(|listed| {
-                let ids = listed.as_array().into_iter().flatten().filter_map(|one| one["Id"].as_str());
-                ids.map(|id| self.remove_probe(id)).collect::<Result<(), Trouble>>()
+                let mut ids = listed.as_array().into_iter().flatten().filter_map(|one| one["Id"].as_str());
+                ids.try_for_each(|id| self.remove_probe(id))
             });
         *left = cleared.is_err();
     }

@@ -447,6 +447,72 @@ pub fn fence<M: Side>() {
 }
 
 /// The tests of both, in the module of each.
+/// A crash of the machine takes what was not synced from the end of the log, and not from the mirror's data, which its server
+/// syncs by itself. A clone that is replayed over that place has everything all the same; a crash in the middle of mending it
+/// changes nothing.
+pub fn lost_end<M: Side>() {
+    let Some(mut stand) = Stand::<M>::new() else { return };
+    stand.production.sql("CREATE TABLE mark (n BIGINT PRIMARY KEY, text VARCHAR(200))");
+    // No other snapshot than the first: whoever is cloned is replayed from there.
+    stand.link(&["--snapshot-every", "1h"]);
+    let insert = |stand: &Stand<M>, rows: std::ops::Range<u32>| {
+        rows.for_each(|n| drop(stand.production.sql(&format!("INSERT INTO mark VALUES ({n}, REPEAT('x', 100))"))));
+    };
+    insert(&stand, 0..40);
+    // The mirror has applied it by then.
+    sleep(Duration::from_secs(3));
+    stand.daemon.kill9();
+    stand.daemon.kill_units();
+    let newest = newest_segment(&stand.daemon.home().join("log"));
+    let file = fs::File::options().write(true).open(&newest).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.set_len(length / 2).unwrap();
+    // Of what is left behind that, nothing was written.
+    file.set_len(length / 2 + 5000).unwrap();
+    // Production is away, so that the next crash comes before anything is received.
+    stand.line.cut();
+    stand.daemon.resume();
+    let mut said = String::new();
+    let refused = || {
+        said = String::from_utf8_lossy(&stand.daemon.pando(&["snapshot", "blog"]).stderr).into_owned();
+        said.contains("what a crash of the machine took from the log is being received again")
+    };
+    assert!(wait_until(Duration::from_secs(60), refused), "{said}\n{}", stand.daemon.log());
+    stand.daemon.kill9();
+    stand.daemon.kill_units();
+    stand.line.lead_to(stand.production.port());
+    stand.daemon.resume();
+    stand.state("following", 60);
+    insert(&stand, 40..50);
+    let moment = second();
+    let url = stand.copy(&format!("blog@{moment}"), "across", &[]);
+    assert_eq!(at::<M>(&url, ROWS), stand.production.sql(ROWS));
+    // The mirror goes on, with everything once.
+    stand.json(&["snapshot", "blog"]);
+    insert(&stand, 50..55);
+    let url = stand.copy("blog@now", "now", &[]);
+    assert_eq!(at::<M>(&url, ROWS), stand.production.sql(ROWS));
+    stand.json(&["rm", "across", "now"]);
+    stand.end(&["what a crash of the machine took from the log"]);
+}
+
+/// The file of a log that was begun last.
+fn newest_segment(log: &Path) -> std::path::PathBuf {
+    let mut found = Vec::new();
+    let mut open = vec![log.to_owned()];
+    while let Some(dir) = open.pop() {
+        for name in entries(&dir) {
+            let path = dir.join(&name);
+            match path.is_dir() {
+                true => open.push(path),
+                false if dir.ends_with("segments") && name.chars().all(|c| c.is_ascii_digit()) => found.push(path),
+                false => {}
+            }
+        }
+    }
+    found.into_iter().max().unwrap()
+}
+
 macro_rules! shared_tests {
     ($make:ty) => {
         #[test]
@@ -468,6 +534,11 @@ macro_rules! shared_tests {
         #[test]
         fn m09_restarts_purged_logs_and_a_reset_leave_an_honest_timeline() {
             $crate::mysql_family::outages::<$make>();
+        }
+
+        #[test]
+        fn m09_what_a_crash_took_from_the_end_of_the_log_is_received_again() {
+            $crate::mysql_family::lost_end::<$make>();
         }
 
         #[test]

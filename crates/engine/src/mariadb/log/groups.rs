@@ -171,10 +171,12 @@ mod tests {
     use super::forge::{event, format, gtid, query, rows, xid};
     use super::*;
     use crate::mysql_family::binlog::dialect::Groups as _;
+    use crate::mysql_family::binlog::event::Reader;
 
     fn places(bytes: &[u8]) -> Vec<Place<Gtid>> {
         let (mut from, mut groups, mut all) = (bytes, Groups::default(), Vec::new());
-        while let Some(event) = Event::read(&mut from).expect("readable") {
+        let mut reader = Reader::default();
+        while let Some(event) = reader.next(&mut from).expect("readable") {
             all.push(groups.place(&event));
         }
         all

@@ -7,7 +7,7 @@ use super::groups::Groups;
 use super::groups::forge::{head, query, transaction};
 use super::set::GtidSet;
 use crate::mysql_family::binlog::dialect::{Groups as _, Position as _};
-use crate::mysql_family::binlog::event::{Event, Place};
+use crate::mysql_family::binlog::event::{Place, Reader};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
@@ -23,7 +23,8 @@ proptest! {
             bytes.splice(at..end, more);
         }
         let (mut from, mut groups, mut set) = (bytes.as_slice(), Groups::default(), GtidSet::default());
-        while let Ok(Some(event)) = Event::read(&mut from) {
+        let mut reader = Reader::default();
+        while let Ok(Some(event)) = reader.next(&mut from) {
             if let Place::Ends(gtid) = groups.place(&event) {
                 set.take(&gtid);
                 prop_assert!(set.holds(&gtid));

@@ -195,10 +195,12 @@ mod tests {
     use super::forge::{event, gtid, query};
     use super::*;
     use crate::mysql_family::binlog::dialect::Groups as _;
+    use crate::mysql_family::binlog::event::Reader;
 
     fn places(bytes: &[u8]) -> String {
         let (mut from, mut groups, mut all) = (bytes, Groups::default(), String::new());
-        while let Some(event) = Event::read(&mut from).expect("readable") {
+        let mut reader = Reader::default();
+        while let Some(event) = reader.next(&mut from).expect("readable") {
             all.push(match groups.place(&event) {
                 Place::Begins(_) => 'b',
                 Place::Inside => 'i',

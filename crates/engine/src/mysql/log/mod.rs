@@ -57,7 +57,7 @@ mod tests {
     use super::*;
     use crate::mysql_family::binlog::Look;
     use crate::mysql_family::binlog::dialect::{Groups as _, Position as _};
-    use crate::mysql_family::binlog::event::{Event, MAGIC, Place};
+    use crate::mysql_family::binlog::event::{MAGIC, Place, Reader};
     use crate::{Point, Want};
 
     type BinLog = crate::mysql_family::binlog::BinLog<Mysql>;
@@ -121,7 +121,8 @@ mod tests {
         assert_eq!(reached, Some(set("1-12")));
         let bytes = fs::read(&out)?;
         let (mut from, mut groups, mut kinds, mut numbers) = (&bytes[4..], Groups::default(), Vec::new(), Vec::new());
-        while let Some(event) = Event::read(&mut from)? {
+        let mut reader = Reader::default();
+        while let Some(event) = reader.next(&mut from)? {
             kinds.push(event.kind());
             if let Place::Ends(gtid) = groups.place(&event) {
                 numbers.push(gtid.number);

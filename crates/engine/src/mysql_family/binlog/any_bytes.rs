@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::dialect::{Groups as _, Position as _};
-use super::event::{Event, Place};
+use super::event::{Place, Reader};
 use crate::mariadb::log::Position;
 use crate::mariadb::log::groups::Groups;
 use crate::mariadb::log::groups::forge::{format, query, transaction};
@@ -23,7 +23,8 @@ proptest! {
         }
         let (mut from, mut read, mut groups, mut position) =
             (bytes.as_slice(), 0, Groups::default(), "0-7-9".parse::<Position>().unwrap());
-        while let Ok(Some(event)) = Event::read(&mut from) {
+        let mut reader = Reader::default();
+        while let Ok(Some(event)) = reader.next(&mut from) {
             read += event.bytes.len();
             let _ = (event.statement(), event.body(), event.when(), event.is_format());
             if let Place::Ends(gtid) = groups.place(&event) {

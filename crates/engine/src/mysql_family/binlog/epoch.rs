@@ -27,7 +27,7 @@ use pando_host::durable;
 use serde::{Deserialize, Serialize};
 
 use super::dialect::{Dialect, Groups as _, Position as _};
-use super::event::{Event, MAGIC, Place};
+use super::event::{MAGIC, Place, Reader};
 use super::index::{Group, Post};
 use super::relay::Relay;
 use crate::reach::Reach;
@@ -64,6 +64,7 @@ struct Head<R> {
     number: u64,
     at: u64,
     groups: R,
+    reader: Reader,
     when_synced: u64,
 }
 
@@ -230,16 +231,14 @@ impl<D: Dialect> Epoch<D> {
         while let Some(segment) = self.segments.get_mut(&self.head.number) {
             let path = self.dir.join("segments").join(format!("{:010}", self.head.number));
             let mut file = File::open(path)?;
-            if self.head.at == 0 {
-                let mut magic = [0; 4];
-                if file.read(&mut magic)? < 4 {
-                    break;
-                }
-                self.head.at = 4;
+            if self.head.at == 0 && begins(&mut file)? {
+                self.head.at = MAGIC.len() as u64;
             }
             io::Seek::seek(&mut file, io::SeekFrom::Start(self.head.at))?;
             let mut from = BufReader::with_capacity(1 << 18, file);
-            while let Some(event) = Event::read(&mut from)? {
+            while self.head.at > 0
+                && let Some(event) = self.head.reader.next(&mut from)?
+            {
                 self.head.at += event.bytes.len() as u64;
                 if let Place::Ends(gtid) = self.head.groups.place(&event)
                     && !self.position.holds(&gtid)
@@ -254,9 +253,7 @@ impl<D: Dialect> Epoch<D> {
             let next = self.segments.range(self.head.number + 1..).next().map(|(number, _)| *number);
             let Some(next) = next else { break };
             self.sync()?;
-            self.head.number = next;
-            self.head.at = 0;
-            self.head.when_synced = 0;
+            self.head = Head { number: next, groups: std::mem::take(&mut self.head.groups), ..Head::default() };
         }
         Ok(changed)
     }
@@ -300,9 +297,9 @@ impl<D: Dialect> Epoch<D> {
         let mut from = BufReader::with_capacity(1 << 18, &file);
         from.read_exact(&mut [0; 4])?;
         file.write_all_at(&MAGIC, 0)?;
-        let mut at = 4;
+        let (mut at, mut reader) = (4, Reader::default());
         while at < self.head.at
-            && let Some(event) = Event::read(&mut from)?
+            && let Some(event) = reader.next(&mut from)?
         {
             file.write_all_at(&event.bytes, at)?;
             at += event.bytes.len() as u64;
@@ -444,10 +441,12 @@ impl<D: Dialect> Epoch<D> {
         let mut groups = D::Groups::default();
         for number in self.segments.range(file_of(from)..=file_of(to)).map(|(number, _)| *number) {
             let mut input = self.input(number)?;
-            input.read_exact(&mut [0; 4])?;
-            let mut at = 4;
+            if !begins(&mut input)? {
+                continue;
+            }
+            let (mut at, mut reader) = (MAGIC.len() as u64, Reader::default());
             while place(number, at) < to
-                && let Some(event) = Event::read(&mut input)?
+                && let Some(event) = reader.next(&mut input)?
             {
                 at += event.bytes.len() as u64;
                 copy.event(&event, &groups.place(&event), place(number, at) > from)?;
@@ -502,6 +501,13 @@ impl<D: Dialect> Epoch<D> {
         }
         Ok(())
     }
+}
+
+/// Whether a file begins as those of the log do: of one that was not synced, a crash of the machine may leave nothing.
+fn begins(file: &mut impl Read) -> io::Result<bool> {
+    let mut magic = Vec::new();
+    file.take(MAGIC.len() as u64).read_to_end(&mut magic)?;
+    Ok(magic == MAGIC)
 }
 
 /// The looks in a file. Half a line that a crash has left is cut off: the next one would be appended to it.

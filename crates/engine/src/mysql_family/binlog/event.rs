@@ -7,6 +7,8 @@ use std::io::{self, Read};
 pub const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];
 /// Bytes before an event's body.
 pub const HEADER: usize = 19;
+/// Bytes of a checksum.
+const CHECKSUM: usize = 4;
 /// The type of an event that describes those behind it.
 pub const FORMAT: u8 = 15;
 
@@ -17,21 +19,35 @@ pub struct Event {
     pub bytes: Vec<u8>,
 }
 
-impl Event {
-    /// Reads the next event; `None` at the end of what is written so far.
-    pub fn read(from: &mut impl Read) -> io::Result<Option<Self>> {
+/// Reads the events of a file one after another, up to the end of what is whole. A crash of the machine leaves zeroes where
+/// something was not synced, at the end of a file or among what was: so where events carry checksums, they are looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Reader {
+    checked: bool,
+}
+
+impl Reader {
+    /// Reads the next event; `None` at the end of what is whole so far.
+    pub fn next(&mut self, from: &mut impl Read) -> io::Result<Option<Event>> {
         let mut bytes = Vec::with_capacity(256);
         if from.take(HEADER as u64).read_to_end(&mut bytes)? < HEADER {
             return Ok(None);
         }
-        let size = u64::from(u32_at(&bytes, 9));
-        let Some(rest) = size.checked_sub(HEADER as u64) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "an event of a binary log has no sensible size"));
-        };
-        let read = from.take(rest).read_to_end(&mut bytes)?;
-        Ok((read as u64 == rest).then_some(Self { bytes }))
+        let Some(rest) = u64::from(u32_at(&bytes, 9)).checked_sub(HEADER as u64) else { return Ok(None) };
+        if (from.take(rest).read_to_end(&mut bytes)? as u64) < rest {
+            return Ok(None);
+        }
+        let event = Event { bytes };
+        if event.is_format() {
+            self.checked = event.says_checked();
+        } else if self.checked && !event.is_as_written() {
+            return Ok(None);
+        }
+        Ok(Some(event))
     }
+}
 
+impl Event {
     /// Seconds since 1970: when the statement began, at its source.
     pub fn when(&self) -> u32 {
         u32_at(&self.bytes, 0)
@@ -61,6 +77,17 @@ impl Event {
     pub fn is_format(&self) -> bool {
         self.kind() == FORMAT
     }
+
+    /// Whether a description says that the events behind it end with a checksum: before its own stands the kind, 1 is CRC-32.
+    fn says_checked(&self) -> bool {
+        self.body().len() > CHECKSUM && self.bytes[self.bytes.len() - CHECKSUM - 1] == 1
+    }
+
+    /// Whether its checksum is that of its bytes.
+    fn is_as_written(&self) -> bool {
+        let end = self.bytes.len() - CHECKSUM.min(self.bytes.len());
+        crc32fast::hash(&self.bytes[..end]) == u32_at(&self.bytes, end)
+    }
 }
 
 /// A number at a place; 0 behind the end.
@@ -89,10 +116,36 @@ mod tests {
     fn an_event_that_is_not_whole_is_the_end() {
         let mut whole = vec![0; HEADER + 8];
         whole[9] = u8::try_from(whole.len()).expect("small");
-        assert!(Event::read(&mut whole.as_slice()).expect("readable").is_some());
+        let read = |mut bytes: &[u8]| Reader::default().next(&mut bytes).expect("readable");
+        assert!(read(&whole).is_some());
         for length in 0..whole.len() {
-            assert_eq!(Event::read(&mut &whole[..length]).expect("readable"), None);
+            assert_eq!(read(&whole[..length]), None);
         }
-        assert!(Event::read(&mut &[0_u8; 40][..]).is_err());
+        assert_eq!(read(&[0; 40]), None, "nothing was written there");
+    }
+
+    #[test]
+    fn an_event_that_is_not_as_its_checksum_says_is_the_end() {
+        let event = |kind: u8, body: &[u8]| {
+            let mut bytes = [&[0; 4], &[kind][..], &[0; 14], body].concat();
+            bytes[9] = u8::try_from(bytes.len() + CHECKSUM).expect("small");
+            bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+            bytes
+        };
+        let file = [event(FORMAT, &[4, 0, 1]), event(23, b"rows and rows"), event(16, &[0; 8])].concat();
+        let read = |mut bytes: &[u8]| {
+            let (mut reader, mut kinds) = (Reader::default(), Vec::new());
+            while let Some(event) = reader.next(&mut bytes).expect("readable") {
+                kinds.push(event.kind());
+            }
+            kinds
+        };
+        assert_eq!(read(&file), [FORMAT, 23, 16]);
+        let rows = event(FORMAT, &[4, 0, 1]).len() + HEADER;
+        let torn = [&file[..rows], &[0; 4], &file[rows + 4..]].concat();
+        assert_eq!(read(&torn), [FORMAT]);
+        // Without checksums nobody can tell.
+        let plain = [event(FORMAT, &[4, 0, 0]), torn[rows - HEADER..].to_vec()].concat();
+        assert_eq!(read(&plain), [FORMAT, 23, 16]);
     }
 }

@@ -7,6 +7,7 @@
 //!              segments/    the same files under our names; complete ones compressed; ours alone
 //!              posts        looks at production: clock and position
 //!              reach        the last of them, also while nothing is committed
+//!              refill       what the mirror has applied, while the log lacks some of it
 //!              meta.json    the position that the stretch begins with
 //! ```
 //!
@@ -137,6 +138,11 @@ impl<D: Dialect> BinLog<D> {
             .get_mut(&epoch)
             .ok_or_else(|| EngineError::Invalid(format!("the log has no stretch {epoch} any more")))?;
         work(epoch).map_err(failed(action))
+    }
+
+    /// Where it stands what a stretch lacks of what its mirror has applied. See `refill.rs`.
+    pub fn refill(&self, epoch: u32) -> PathBuf {
+        self.dir.join(format!("epoch-{epoch}")).join("refill")
     }
 
     /// Takes in what the server has written into the newest stretch; durable on return. See [`Epoch::advance`].

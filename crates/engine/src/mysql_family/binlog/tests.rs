@@ -9,7 +9,7 @@ use pando_model::Lsn;
 
 use super::Look;
 use super::dialect::Groups as _;
-use super::event::{Event, MAGIC, Place};
+use super::event::{MAGIC, Place, Reader};
 use crate::mariadb::log::groups::Groups;
 use crate::mariadb::log::groups::forge::{format, gtid, rows, transaction, xid};
 use crate::mariadb::log::{Mariadb, Position};
@@ -51,7 +51,8 @@ fn at(log: &BinLog, micros: i64) -> Lsn {
 fn numbers(path: &Path) -> Vec<u64> {
     let bytes = fs::read(path).expect("a relay log");
     let (mut from, mut groups, mut all) = (&bytes[4..], Groups::default(), Vec::new());
-    while let Some(event) = Event::read(&mut from).expect("readable") {
+    let mut reader = Reader::default();
+    while let Some(event) = reader.next(&mut from).expect("readable") {
         if let Place::Ends(gtid) = groups.place(&event) {
             all.push(gtid.seq);
         }
