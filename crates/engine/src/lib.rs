@@ -135,6 +135,20 @@ pub enum Verdict {
     Failed,
 }
 
+/// What comes of a first copy that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Instead {
+    /// It is begun again, in another way.
+    Anew {
+        /// What was noted of it, and is so no more.
+        was: &'static str,
+        /// What is noted.
+        now: String,
+    },
+    /// It has failed. What a user may do.
+    Hint(&'static str),
+}
+
 /// The state of the mirror's following, as of one look.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pulse {
@@ -329,6 +343,11 @@ pub trait Engine: Send + Sync {
     /// What the first copy needs after so many of its programs were run to their end; `None`: it is whole.
     fn ingest_next(&self, _seat: &Seat, _source: &Source, _done: usize) -> Result<Option<Ingest>, EngineError> {
         Ok(None)
+    }
+    /// What comes of a first copy of which something failed, and why; `None`: it has failed. The next `ingest` may go
+    /// another way than this one.
+    fn instead(&self, _seat: &Seat, _why: &str) -> Option<Instead> {
+        None
     }
     /// What the exit of an `ingest` or `sync` unit means; `log` is the end of what it printed.
     fn verdict(&self, code: i32, _log: &str) -> Verdict {

@@ -11,18 +11,22 @@
 //! ours is watched by Pando. The number of transactions in the copy comes with InnoDB's files, and is asked for before
 //! anything is received.
 //!
+//! Where the plugin gives up (another clone of production is under way, statements that change tables, a connection that
+//! was killed) a dump is made instead: none of that keeps one from being made, and what does will say so.
+//!
 //! # Crash consistency
 //! A copy that was interrupted is cleared and made anew. The file with production's password is gone before the copy is
 //! opened.
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pando_host::durable;
 use pando_model::SourceUrl;
 
-use super::donor::{self, LIBRARY, Taker, Way};
+use super::donor::{self, BY_PLUGIN, LIBRARY, Taker, Way};
 use super::{Mysql, MysqlEngine};
 use crate::mysql_family::binlog::dialect::Dialect;
 use crate::mysql_family::config::{self, Before, Place};
@@ -33,8 +37,12 @@ use crate::mysql_family::session::{KEEPER, socket};
 use crate::mysql_family::tree::{self, Tree};
 use crate::mysql_family::wire::Session;
 use crate::mysql_family::{io, place, server, text};
-use crate::{EngineError, Ingest, Seat, Source, UnitPlan, seat};
+use crate::{EngineError, Ingest, Instead, Seat, Source, UnitPlan, seat};
 
+/// Statements changed tables, or another clone is under way; whatever production says, or the two do not have in common
+/// (all but that there is no room here); a packet that is too small; the connection was cut or killed.
+const GIVEN_UP: [RangeInclusive<u32>; 6] =
+    [3633..=3634, 3862..=3872, 3874..=3875, 3957..=3957, 1156..=1161, 1317..=1317];
 /// Where the copy comes to, in the tree. No database has such a name.
 const COPY: &str = "pando.copy";
 /// What the plugin keeps of its work in a copy.
@@ -43,6 +51,13 @@ const TRACES: &str = "#clone";
 /// replica.
 const CLEAN: &str = "RESET REPLICA ALL;\nDELETE FROM mysql.plugin;\nDELETE FROM mysql.component;\n\
      DELETE FROM mysql.func;\nDELETE FROM mysql.servers;\n";
+
+/// The file of the statement that asks for a copy.
+const STATEMENTS: &str = "clone.sql";
+/// What is said of rows that the plugin has left out.
+const CAME: &str = ": they came while the copy was made";
+/// What a user may do where something else went wrong than what the plugin asks for.
+const HINT: &str = "a dump needs no clone plugin: add ?clone-plugin=none to the source's address";
 
 /// Whether the running first copy is one by the plugin.
 pub fn runs(seat: &Seat) -> bool {
@@ -102,7 +117,7 @@ fn receive(engine: &MysqlEngine, facts: &Facts, seat: &Seat, source: &Source) ->
     let here = engine.installation(facts)?;
     // Its readiness is asked of the tree.
     tree::remember(&seat.data, Some(Tree::<Mysql>::of_mirror(None, here.version, facts)), account)?;
-    let statements = first.join("clone.sql");
+    let statements = first.join(STATEMENTS);
     seat::write(&statements, &statement(&source.url, facts, &seat.data.join(COPY)), account)?;
     let mut args = options(&first, &here.prefix);
     if let Some(dir) = Taker::of(here).libraries {
@@ -149,6 +164,27 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
+/// What comes of a copy that failed.
+pub fn instead(why: &str) -> Instead {
+    match gave_up(why) {
+        Some(words) => Instead::Anew { was: BY_PLUGIN, now: format!("the first copy is a dump: {words}") },
+        None => Instead::Hint(HINT),
+    }
+}
+
+/// The words of the plugin, where it gave up; or that it left rows out.
+fn gave_up(why: &str) -> Option<String> {
+    if let Some((words, _)) = why.split_once(CAME) {
+        return Some(words.to_owned());
+    }
+    // `ERROR 3862 (HY000) at line 3 in file: '/…/clone.sql': Clone Donor Error: …`, as the client says what the server says.
+    let (number, words) = why.split_once("ERROR ")?.1.split_once(' ')?;
+    let number: u32 = number.parse().ok()?;
+    let (_, words) = words.split_once(&format!("{STATEMENTS}': "))?;
+    let words = format!("the clone plugin gave up, {}", words.trim_end_matches('.'));
+    GIVEN_UP.iter().any(|numbers| numbers.contains(&number)).then_some(words)
+}
+
 /// Bytes that came, and how many there are as far as production knows.
 pub fn progress(seat: &Seat) -> Option<(u64, Option<u64>)> {
     const ASK: &str = "SELECT SUM(data), SUM(estimate) FROM performance_schema.clone_progress";
@@ -164,13 +200,13 @@ pub fn progress(seat: &Seat) -> Option<(u64, Option<u64>)> {
 /// The third: what came becomes the tree, and a server of ours on it says where it stands and cleans it.
 fn adopt(engine: &MysqlEngine, facts: &Facts, seat: &Seat, source: &Source) -> Result<Ingest, EngineError> {
     let (first, account) = (dump_dir(seat), seat.account.as_ref());
-    for name in ["clone.sql", config::INIT] {
+    for name in [STATEMENTS, config::INIT] {
         durable::remove_if_there(&first.join(name)).map_err(io("removing a file of statements"))?;
     }
     durable::remove_tree_if_there(&recipient(seat)).map_err(io("removing the server that took the first copy"))?;
     // Whoever wrote to such a table meanwhile wrote it before the moment of the copy, perhaps.
     if let Some(why) = donor::rows(&donor::ask(&|sql| engine.ask(facts, source, sql))?) {
-        return Err(EngineError::Invalid(format!("{why}: they came while the copy was made; the next will be a dump")));
+        return Err(EngineError::Invalid(format!("{why}{CAME}")));
     }
     move_up(&seat.data.join(COPY), &seat.data)?;
     tree::clean(&seat.data)?;
@@ -223,5 +259,28 @@ mod tests {
         facts.settings.insert("ssl_cipher".to_owned(), "TLS_AES".to_owned());
         let secure = said("mysql://rep@db:3307/blog", &facts);
         assert!(secure.contains("'rep'@'db':3307") && secure.ends_with(" REQUIRE SSL;\n"), "{secure}");
+    }
+
+    #[test]
+    fn where_the_plugin_gives_up_a_dump_is_made_and_else_it_is_said_how_to_ask_for_one() {
+        let killed = "Clone Donor Error: 1815 : Internal error: Innodb Clone Restart could not find existing clone";
+        let Instead::Anew { was: BY_PLUGIN, now } = instead(&format!(
+            "copying db failed: mysql: ERROR 3862 (HY000) at line 3 in file: '/h/first/clone.sql': {killed}."
+        )) else {
+            panic!("it gave up")
+        };
+        assert_eq!(now, format!("the first copy is a dump: the clone plugin gave up, {killed}"));
+        let rows = format!("2 tables with rows are not InnoDB's, and the clone plugin leaves those empty{CAME}");
+        assert!(matches!(instead(&rows), Instead::Anew { now, .. } if now.ends_with("leaves those empty")));
+        for other in [
+            "mysql: ERROR 3873 (HY000) at line 3 in file: '/h/first/clone.sql': Clone estimated database size is 9 GB.",
+            "mysql: ERROR 2013 (HY000) at line 3 in file: '/h/first/clone.sql': Lost connection to MySQL server",
+            "mysqld: ERROR 3862 ",
+            "the server of the clone ended before it answered",
+            "ERROR ",
+            "",
+        ] {
+            assert_eq!(instead(other), Instead::Hint(HINT), "{other}");
+        }
     }
 }

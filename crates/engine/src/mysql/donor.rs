@@ -18,6 +18,8 @@ use crate::mysql_family::install::{Installation, Version, words};
 
 /// The word of an address by which a dump is asked for.
 const WORD: &str = "clone-plugin";
+/// What is noted of a copy by the plugin.
+pub const BY_PLUGIN: &str = "the first copy is made by production's clone plugin";
 /// The plugin's library.
 pub const LIBRARY: &str = "mysql_clone.so";
 /// Since then statements that change tables do not wait on production until the copy is made.

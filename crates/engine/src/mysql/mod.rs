@@ -34,7 +34,7 @@ use crate::mysql_family::production::says;
 use crate::mysql_family::session::socket;
 use crate::mysql_family::wire::{ClientError, Rows, Session, literal};
 use crate::mysql_family::{FamilyEngine, io as failed};
-use crate::{Credentials, EngineError, Finding, Ingest, Preflight, Seat, Source, UnitPlan, seat};
+use crate::{Credentials, EngineError, Finding, Ingest, Instead, Preflight, Seat, Source, UnitPlan, seat};
 
 /// The engine for MySQL servers.
 pub type MysqlEngine = FamilyEngine<Mysql>;
@@ -118,7 +118,7 @@ impl Flavor for Mysql {
         };
         match donor::way(&Taker::of(here), url, facts, &donor::ask(ask)?) {
             Way::Plugin => {
-                found.notes.push("the first copy is made by production's clone plugin".to_owned());
+                found.notes.push(donor::BY_PLUGIN.to_owned());
                 return Ok(true);
             }
             Way::Dump(why) => found.notes.extend(why.map(|why| format!("the first copy is a dump: {why}"))),
@@ -223,6 +223,10 @@ impl Flavor for Mysql {
         done: usize,
     ) -> Result<Option<Ingest>, EngineError> {
         copy::next(engine, seat, source, done)
+    }
+
+    fn instead(seat: &Seat, why: &str) -> Option<Instead> {
+        copy::runs(seat).then(|| copy::instead(why))
     }
 
     fn copied(_: &MysqlEngine, seat: &Seat, _: &Source) -> Result<Option<Self::Position>, EngineError> {

@@ -48,10 +48,12 @@ pub fn begin<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source) 
     seat::empty(&seat.data)?;
     fs::create_dir_all(&seat.log).map_err(io("making a log"))?;
     durable::remove_tree_if_there(&dump_dir(seat)).map_err(io("removing an older first copy"))?;
-    match F::copy_files(engine, seat, source)? {
-        Some(plan) => Ok(plan),
-        None => dump(engine, seat, source),
+    if !super::lock(&engine.dumped).remove(&seat.log)
+        && let Some(plan) = F::copy_files(engine, seat, source)?
+    {
+        return Ok(plan);
     }
+    dump(engine, seat, source)
 }
 
 /// A dump at one moment, with its position.

@@ -19,7 +19,7 @@ use super::identity::{Coordinates, Stands};
 use super::install::{Installations, Programs, Version};
 use super::session::KEEPER;
 use super::wire::{ClientError, Rows, Session};
-use crate::{Credentials, EngineError, Finding, Ingest, Preflight, Seat, Source, UnitPlan};
+use crate::{Credentials, EngineError, Finding, Ingest, Instead, Preflight, Seat, Source, UnitPlan};
 
 /// One of the two.
 pub trait Flavor: Dialect + Clone + PartialEq + Send + Sync {
@@ -107,6 +107,10 @@ pub trait Flavor: Dialect + Clone + PartialEq + Send + Sync {
     /// Its next program.
     fn copy_files_next(_: &FamilyEngine<Self>, _: &Seat, _: &Source, _: usize) -> Result<Option<Ingest>, EngineError> {
         Ok(None)
+    }
+    /// What comes of a failed one: a dump, or what a user may do.
+    fn instead(_: &Seat, _why: &str) -> Option<Instead> {
+        None
     }
     /// Where it stands.
     fn copied(_: &FamilyEngine<Self>, _: &Seat, _: &Source) -> Result<Option<Self::Position>, EngineError> {

@@ -42,7 +42,7 @@ mod travel;
 pub mod tree;
 pub mod wire;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -60,8 +60,8 @@ pub use self::mirror::{place, server, text};
 use self::session::Sessions;
 use self::tree::{Mark as TreeMark, Tree};
 use crate::{
-    Baked, Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Ingest, Link, Mark, Point, Preflight,
-    Pulse, Readiness, Seat, Source, Stage, Stretch, UnitPlan, Want, encoded,
+    Baked, Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Ingest, Instead, Link, Mark, Point,
+    Preflight, Pulse, Readiness, Seat, Source, Stage, Stretch, UnitPlan, Want, encoded,
 };
 
 /// The engine for one make of them.
@@ -72,6 +72,8 @@ pub struct FamilyEngine<F: Flavor> {
     logs: Mutex<HashMap<PathBuf, Arc<BinLog<F>>>>,
     looked: Mutex<HashMap<String, Instant>>,
     seen: Seen<F>,
+    /// The mirrors whose next first copy is a dump, by their log.
+    dumped: Mutex<HashSet<PathBuf>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -94,6 +96,7 @@ impl<F: Flavor> FamilyEngine<F> {
             logs: Mutex::default(),
             looked: Mutex::default(),
             seen: Seen::default(),
+            dumped: Mutex::default(),
         }
     }
 
@@ -182,6 +185,14 @@ impl<F: Flavor> Engine for FamilyEngine<F> {
 
     fn ingest_next(&self, seat: &Seat, source: &Source, done: usize) -> Result<Option<Ingest>, EngineError> {
         first::next(self, seat, source, done)
+    }
+
+    fn instead(&self, seat: &Seat, why: &str) -> Option<Instead> {
+        let instead = F::instead(seat, why)?;
+        if matches!(instead, Instead::Anew { .. }) {
+            lock(&self.dumped).insert(seat.log.clone());
+        }
+        Some(instead)
     }
 
     fn progress(&self, seat: &Seat, _: &str) -> Option<(u64, Option<u64>)> {

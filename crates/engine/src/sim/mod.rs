@@ -27,8 +27,8 @@ use pando_host::Clock;
 use pando_model::{DoctorItem, EngineKind, Lsn, SettingChange, SourceUrl};
 
 use crate::{
-    Baked, Credentials, Engine, EngineError, Finding, Ingest, Link, Mark, Point, Preflight, Pulse, Readiness, Seat,
-    Source, Stage, Stretch, UnitPlan, Want,
+    Baked, Credentials, Engine, EngineError, Finding, Ingest, Instead, Link, Mark, Point, Preflight, Pulse, Readiness,
+    Seat, Source, Stage, Stretch, UnitPlan, Want,
 };
 use disk::{Epoch, PlaceOf, read_stretches, read_text, write_stretches, write_text};
 
@@ -38,6 +38,8 @@ struct Inner {
     link: Link,
     starting: bool,
     renews: bool,
+    gives_up: bool,
+    otherwise: BTreeSet<PathBuf>,
     refused: Option<String>,
     held: BTreeSet<PathBuf>,
     fences: BTreeSet<String>,
@@ -61,6 +63,8 @@ impl SimEngine {
             link: Link::Following,
             starting: false,
             renews: false,
+            gives_up: false,
+            otherwise: BTreeSet::new(),
             refused: None,
             held: BTreeSet::new(),
             fences: BTreeSet::new(),
@@ -102,6 +106,11 @@ impl SimEngine {
     /// Whether trees have to be made anew before they leave.
     pub fn set_renews(&self, renews: bool) {
         self.lock().renews = renews;
+    }
+
+    /// Whether a first copy fails, and is made in another way.
+    pub fn set_gives_up(&self, gives_up: bool) {
+        self.lock().gives_up = gives_up;
     }
 
     /// Makes `preflight` find something fatal, or not.
@@ -203,7 +212,15 @@ impl Engine for SimEngine {
     fn ingest(&self, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {
         self.enter("ingest")?.slots.insert(source.tag.clone());
         disk::empty(&seat.data)?;
-        Ok(plan("ingest", "/bin/true", seat))
+        let mut inner = self.lock();
+        let fails = !inner.otherwise.remove(&seat.log) && inner.gives_up;
+        Ok(plan("ingest", if fails { "/bin/false" } else { "/bin/true" }, seat))
+    }
+
+    fn instead(&self, seat: &Seat, _: &str) -> Option<Instead> {
+        let mut inner = self.lock();
+        let other = inner.gives_up && inner.otherwise.insert(seat.log.clone());
+        other.then(|| Instead::Anew { was: "", now: "it was copied in another way".to_owned() })
     }
 
     fn progress(&self, _: &Seat, _log: &str) -> Option<(u64, Option<u64>)> {

@@ -199,6 +199,12 @@ const BETWEEN: &str = "2026-11-21T10:00:11Z";
 
 pub const CASES: &[Case] = &[
     Case::new("link", |_| {}, |world| go(world, &["shop"], |world| link::Link::new(world, shop(false))), linked),
+    Case::new(
+        "link otherwise",
+        |kit| kit.engine.set_gives_up(true),
+        |world| go(world, &["shop"], |world| link::Link::new(world, shop(false))),
+        linked,
+    ),
     Case::new("link files", |_| {}, |world| go(world, &["shop"], |world| link::Link::new(world, shop(true))), linked),
     Case::new("link hooks", |_| {}, |world| go(world, &["shop"], |world| link::Link::new(world, hooked())), linked),
     Case {

@@ -46,6 +46,25 @@ fn a_lost_mirror_is_made_anew_and_its_timeline_stays() {
 }
 
 #[test]
+fn a_copy_that_gave_up_is_made_in_another_way_and_noted_also_when_it_is_one_anew() {
+    let kit = Kit::new();
+    let notes = || kit.app("shop").sources[&name("db")].notes.clone();
+    kit.link(false);
+    assert_eq!(notes(), Vec::<String>::new());
+    kit.engine.set_gives_up(true);
+    kit.engine.set_link(Link::Lost("the log is gone".to_owned()));
+    kit.pulse();
+    kit.engine.set_link(Link::Following);
+    kit.keep();
+    assert_eq!(
+        (kit.app("shop").state, notes()),
+        (AppState::Following, vec!["it was copied in another way".to_owned()])
+    );
+    assert_eq!(events(&kit, "first-copy"), 1);
+    well(&kit);
+}
+
+#[test]
 fn an_interrupted_new_copy_is_begun_again() {
     for point in ["mark", "stop", "copy", "settle", "follow", "snapshot", "show"] {
         let mut kit = Kit::new();

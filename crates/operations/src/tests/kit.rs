@@ -262,7 +262,8 @@ impl Kit {
             if spec.program.ends_with("still-sync") {
                 syncing.synced(&spec.dir);
             }
-            Outcome { code: Some(0), log: String::new() }
+            let code = i32::from(spec.program.ends_with("false"));
+            Outcome { code: Some(code), log: String::new() }
         });
         let world = Arc::new(world(dir.path(), (&clock, &engine, &still, &runtime, &pool), &projects));
         Self { dir, clock, engine, still, runtime, projects, pool, hooks, world }

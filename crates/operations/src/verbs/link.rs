@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pando_catalog::{AppRecord, AppSource, Durability};
-use pando_engine::{Link as Following, Preflight, Source};
+use pando_engine::{Instead, Link as Following, Preflight, Source};
 use pando_model::{AppId, AppState, EngineKind, HookPoint, LinkRequest, Name, OwnerId, Problem, UnitId, VolumeId};
 use serde::{Deserialize, Serialize};
 
@@ -170,7 +170,7 @@ impl Link {
     }
 
     fn copy(&mut self, run: &Run) -> Done<()> {
-        copy(run, &self.owner(run)?)
+        copy(run, &self.owner(run)?, &mut self.app)
     }
 
     /// Takes the slot off production. What cannot be reached keeps a bounded slot.
@@ -315,20 +315,47 @@ pub fn seal(world: &World, source: &Source) -> Done<pando_catalog::Sealed> {
     world.seal(&plain)
 }
 
-/// Makes the first copy of all sources.
-pub fn copy(run: &Run, owner: &Owner) -> Done<()> {
+/// Makes the first copy of all sources; what becomes of it otherwise than was noted is noted in the app's record.
+pub fn copy(run: &Run, owner: &Owner, app: &mut AppRecord) -> Done<()> {
     for (name, held) in &owner.sources {
-        // A crash of the daemon may have left the server of a former try running.
-        if let Some(server) = held.units.get("server") {
-            run.world.runtime.ensure_gone(server)?;
+        while let Err(fault) = copy_one(run, name, held) {
+            let mut problem = match fault {
+                Fault::Problem(problem) if !run.world.is_stopping() => problem,
+                other => return Err(other),
+            };
+            let why = [&problem.message].into_iter().chain(&problem.causes).cloned().collect::<Vec<_>>().join(": ");
+            match held.engine.instead(&held.seat, &why) {
+                Some(Instead::Anew { was, now }) => {
+                    run.world.event("first-copy", Some(&app.name), &format!("{name}: {now}"));
+                    if let Some(stored) = app.sources.get_mut(name) {
+                        stored.notes.retain(|note| note != was);
+                        stored.notes.push(now);
+                    }
+                    run.world.catalog.note(&*app)?;
+                    run.pass("copy.instead")?;
+                }
+                Some(Instead::Hint(hint)) => {
+                    problem.hint.get_or_insert_with(|| hint.to_owned());
+                    return Err(problem.into());
+                }
+                None => return Err(problem.into()),
+            }
         }
-        let plan = held.engine.ingest(&held.seat, &held.source)?;
-        let what = format!("copying {name}");
-        units::run_to_end(run, held, &what, plan)?;
-        for done in 1.. {
-            let Some(next) = held.engine.ingest_next(&held.seat, &held.source, done)? else { break };
-            units::run_beside(run, held, &what, next)?;
-        }
+    }
+    Ok(())
+}
+
+fn copy_one(run: &Run, name: &Name, held: &Held) -> Done<()> {
+    // A crash of the daemon may have left the server of a former try running.
+    if let Some(server) = held.units.get("server") {
+        run.world.runtime.ensure_gone(server)?;
+    }
+    let plan = held.engine.ingest(&held.seat, &held.source)?;
+    let what = format!("copying {name}");
+    units::run_to_end(run, held, &what, plan)?;
+    for done in 1.. {
+        let Some(next) = held.engine.ingest_next(&held.seat, &held.source, done)? else { break };
+        units::run_beside(run, held, &what, next)?;
     }
     Ok(())
 }

@@ -84,7 +84,7 @@ impl Rebase {
         let mut app = owner.app.clone();
         link::examine(&run.world, &mut app, &owner, "cannot be copied anew")?;
         run.world.catalog.note(&app)?;
-        link::copy(run, &self.owner(run)?)
+        link::copy(run, &self.owner(run)?, &mut app)
     }
 
     fn settle(&mut self, run: &Run) -> Done<()> {

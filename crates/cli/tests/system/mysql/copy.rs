@@ -3,13 +3,16 @@
 //!
 //! Which of the two a copy was is told by when its tables were made: those of a dump are made with it.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pando_testkit::{Mysql, tools, wait_until};
+use pando_testkit::{Mysql, MysqlProduction, sql_through, tools, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Stand, mysql_family};
 use crate::any_second::Oracle;
@@ -179,6 +182,162 @@ fn m04_rows_that_the_plugin_would_leave_out_are_dumped_and_so_is_what_is_asked_f
     stand.json(&["link", "blog", &format!("{}?clone-plugin=none", stand.source())]);
     assert!(!stand.notes().contains("plugin"), "{}", stand.notes());
     stand.looked(|url| is_dump(&stand, url));
+    stand.end(&[]);
+}
+
+/// A production with rows enough that a copy of it takes a while.
+fn with_rows() -> Option<Stand> {
+    let stand = Stand::new()?;
+    stand.production.sql(&format!(
+        "{INSTALL}; CREATE TABLE note (n INT PRIMARY KEY); INSERT INTO note VALUES (1); SET SESSION \
+         cte_max_recursion_depth = 1000000; CREATE TABLE large (n INT PRIMARY KEY, text CHAR(200)); INSERT INTO large \
+         WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 300000) SELECT n, SHA2(n, 512) FROM s"
+    ));
+    sleep(Duration::from_millis(1100));
+    Some(stand)
+}
+
+/// The mirror is there, by a dump, and `why` is noted.
+fn dumped_after_all(stand: &Stand, why: &str) {
+    let notes = stand.notes();
+    assert!(notes.contains("the first copy is a dump: ") && notes.contains(why), "{notes}");
+    assert!(!notes.contains("by production's clone plugin"), "{notes}");
+    stand.looked(|url| {
+        is_dump(stand, url);
+        let all = "CHECKSUM TABLE large";
+        assert_eq!(at(url, all), stand.production.sql(all));
+    });
+    for name in ["pando.copy", "#clone", "clone.sql", "recipient"] {
+        assert!(!find(&stand.daemon.home().join("pool/volumes"), name), "{name}");
+        assert!(!find(&stand.daemon.home().join("log"), name), "{name}");
+    }
+}
+
+#[test]
+fn where_another_clone_of_production_is_under_way_a_dump_is_made() {
+    let Some(stand) = with_rows() else { return };
+    let other = MysqlProduction::start(&[]);
+    // It waits for nobody who went away.
+    stand.production.sql("SET GLOBAL clone_donor_timeout_after_network_failure = 0");
+    // A megabyte a second.
+    other.sql(&format!(
+        "{INSTALL}; SET GLOBAL clone_autotune_concurrency = OFF, GLOBAL clone_max_concurrency = 1, GLOBAL \
+         clone_max_data_bandwidth = 1, GLOBAL clone_valid_donor_list = '127.0.0.1:{}'",
+        stand.production.port()
+    ));
+    std::thread::scope(|scope| {
+        let (socket, into) = (other.socket(), other.data().with_file_name("copy"));
+        let statement = format!(
+            "CLONE INSTANCE FROM rep@'127.0.0.1':{} IDENTIFIED BY 'prod-secret' DATA DIRECTORY = '{}'",
+            stand.production.port(),
+            into.display()
+        );
+        scope.spawn(move || sql_through::<Mysql>(&socket, "root", &statement));
+        assert!(wait_until(Duration::from_secs(20), || is_cloned(&stand)), "{}", other.log());
+        stand.link(&[]);
+        assert!(is_cloned(&stand), "the other clone was over before");
+        drop(other);
+    });
+    dumped_after_all(&stand, "Too many concurrent clone operations");
+    // The next copy may be the plugin's again.
+    assert!(wait_until(Duration::from_secs(60), || !is_cloned(&stand)), "{}", stand.production.log());
+    stand.json(&["unlink", "blog"]);
+    stand.link(&[]);
+    assert!(stand.notes().contains("made by production's clone plugin"), "{}", stand.notes());
+    stand.end(&[]);
+}
+
+/// Whether production is being cloned.
+fn is_cloned(stand: &Stand) -> bool {
+    !stand.production.sql("SELECT id FROM information_schema.processlist WHERE command = 'Clone'").is_empty()
+}
+
+#[test]
+fn where_productions_side_of_a_clone_is_killed_a_dump_is_made() {
+    let Some(stand) = with_rows() else { return };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _raised = Raised(&stop);
+        scope.spawn(|| {
+            let theirs = "SELECT CONCAT('KILL ', id) FROM information_schema.processlist WHERE command = 'Clone'";
+            while !stop.load(Ordering::Relaxed) {
+                for kill in stand.production.sql(theirs).lines() {
+                    // It may be over.
+                    let _ = sql_through::<Mysql>(&stand.production.socket(), "root", kill);
+                }
+            }
+        });
+        stand.link(&[]);
+    });
+    dumped_after_all(&stand, "the clone plugin gave up, ");
+    stand.end(&[]);
+}
+
+#[test]
+fn rows_that_the_plugin_leaves_out_and_that_came_meanwhile_are_dumped() {
+    let Some(stand) = with_rows() else { return };
+    stand.production.sql("CREATE TABLE plain (n INT) ENGINE=MyISAM");
+    let (source, log) = (stand.source(), stand.daemon.home().join("log"));
+    std::thread::scope(|scope| {
+        let linking = scope.spawn(|| stand.json(&["link", "blog", &source]));
+        assert!(wait_until(Duration::from_secs(60), || find(&log, "clone.sql")), "{}", stand.daemon.log());
+        stand.production.sql("INSERT INTO plain VALUES (8)");
+        linking.join().unwrap();
+    });
+    dumped_after_all(&stand, "1 tables with rows are not InnoDB's");
+    stand.looked(|url| assert_eq!(at(url, "SELECT n FROM plain"), "8"));
+    stand.end(&[]);
+}
+
+#[test]
+fn what_is_no_condition_of_the_plugins_fails_with_the_word_that_asks_for_a_dump() {
+    let Some(stand) = with_rows() else { return };
+    let (source, log) = (stand.source(), stand.daemon.home().join("log"));
+    let said = std::thread::scope(|scope| {
+        let linking = scope.spawn(|| stand.fails(1, &["link", "blog", &source]));
+        assert!(wait_until(Duration::from_secs(60), || find(&log, "clone.sql")), "{}", stand.daemon.log());
+        // The server of ours that takes the copy.
+        let ours = || taker(&stand).map(|pid| kill_process(pid, Signal::KILL));
+        assert!(wait_until(Duration::from_secs(20), || ours().is_some()), "{:?}", stand.daemon.command_lines());
+        linking.join().unwrap()
+    });
+    assert!(said.contains("?clone-plugin=none"), "{said}");
+    stand.fails(3, &["show", "blog"]);
+    stand.json(&["link", "blog", &format!("{source}?clone-plugin=none")]);
+    stand.end(&[]);
+}
+
+/// The server that takes a copy, by its option.
+fn taker(stand: &Stand) -> Option<Pid> {
+    let runs = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains("--plugin-load-add=mysql_clone.so")
+    };
+    stand.daemon.processes().into_iter().find(runs).and_then(|pid| Pid::from_raw(pid.try_into().ok()?))
+}
+
+#[test]
+fn by_the_clone_plugin_over_tls_production_is_known_by_its_authority() {
+    let Some(stand) = with_rows() else { return };
+    stand.production.sql("SET GLOBAL require_secure_transport = ON");
+    let authority = |file: &Path| format!("{}?ssl-mode=VERIFY_CA&ssl-ca={}", stand.source(), file.display());
+    // Readable for the servers' account.
+    let place = tempfile::Builder::new().prefix("pando-ca-").tempdir_in("/tmp").unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let [own, other] = ["own.pem", "other.pem"].map(|name| place.path().join(name));
+    fs::copy(stand.production.data().join("ca.pem"), &own).unwrap();
+    // A certificate that signed nothing of production's.
+    fs::copy(stand.production.data().join("client-cert.pem"), &other).unwrap();
+    for file in [&own, &other] {
+        fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    stand.fails(1, &["link", "blog", &authority(&other)]);
+    stand.json(&["link", "blog", &authority(&own)]);
+    assert!(stand.notes().contains("made by production's clone plugin"), "{}", stand.notes());
+    stand.looked(|url| {
+        assert_eq!(at(url, "SELECT n FROM note"), "1");
+        assert_eq!(at(url, MADE), stand.production.sql(MADE));
+    });
     stand.end(&[]);
 }
 
