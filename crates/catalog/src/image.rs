@@ -86,6 +86,9 @@ pub struct ImageName {
     pub max_bytes: Option<u64>,
     /// What is written in its containers is worth that.
     pub profile: Profile,
+    /// Whether its data has to be masked.
+    #[serde(default)]
+    pub masked: bool,
     /// Whether the container engine gets it; none: if there is one.
     pub load: Option<bool>,
     /// Which image was sent to its registry last, and when.

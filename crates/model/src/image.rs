@@ -69,6 +69,9 @@ pub struct ImageRequest {
     /// Whether the container engine gets it; when absent, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<bool>,
+    /// Whether the data is to be masked: by the app's own edits and hooks that mask, or, of a clone, before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked: Option<bool>,
     /// What the server image's registry is shown, where it has to be taken from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<RegistryLogin>,

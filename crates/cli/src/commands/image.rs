@@ -72,6 +72,12 @@ struct How {
     /// What data written in containers is worth [default: disposable: its server does not wait for the disk]
     #[arg(long, value_parser = profiles(), hide_default_value = true)]
     profile: Option<Profile>,
+    /// Mask it: all that `masks` in the app's file runs on the data first. A clone has to be masked already
+    #[arg(long, conflicts_with = "no_masked")]
+    masked: bool,
+    /// Do not mask it, where the last build did
+    #[arg(long)]
+    no_masked: bool,
 }
 
 /// Arguments of `image build`.
@@ -196,8 +202,17 @@ async fn push(context: &Context, args: PushArgs) -> Done {
 }
 
 async fn update(context: &Context, args: UpdateArgs) -> Done {
-    let how =
-        How { source: None, base: None, path: None, user: None, password_file: None, max_size: None, profile: None };
+    let how = How {
+        source: None,
+        base: None,
+        path: None,
+        user: None,
+        password_file: None,
+        max_size: None,
+        profile: None,
+        masked: false,
+        no_masked: false,
+    };
     let mut body = request(context, None, args.reference, how, None).await?;
     if let Some(at) = &args.at {
         // The same words as behind @.
@@ -269,6 +284,7 @@ async fn request(
         password,
         max_bytes: how.max_size,
         profile: how.profile,
+        masked: (how.masked || how.no_masked).then_some(how.masked),
         load,
         login,
     })
@@ -298,6 +314,10 @@ async fn tell(context: &Context, built: Option<OperationView>, sent: Option<Oper
     let gone = || Problem::new(ErrorKind::NotFound, format!("the image {reference} is not there any more"));
     let outcome = Outcome { image: image.ok_or_else(gone)?, build, push };
     context.print(&outcome, |outcome| words(context, outcome))
+}
+
+fn masked(image: &ImageView) -> &'static str {
+    if image.masked { "masked, " } else { "" }
 }
 
 fn words(context: &Context, outcome: &Outcome) -> String {
@@ -332,7 +352,7 @@ fn words(context: &Context, outcome: &Outcome) -> String {
         ("image", image.reference.clone()),
         ("digest", image.digest.clone()),
         ("moment", human::time(image.moment, &context.zone)),
-        ("data", format!("{} in {} layers", human::bytes(image.data_bytes), image.data_layers)),
+        ("data", format!("{}{} in {} layers", masked(image), human::bytes(image.data_bytes), image.data_layers)),
         ("new", added),
         ("registry", sent.unwrap_or_default()),
         ("user", image.user.clone().unwrap_or_default()),

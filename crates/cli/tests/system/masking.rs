@@ -3,14 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use pando_image::oci::digest_of;
 use pando_image::tar::{Entry, Writer};
-use pando_testkit::{Daemon, MariadbProduction, RedisClient, RedisProduction, mariadb_at, tools};
+use pando_testkit::{
+    Daemon, Docker, Image, MariadbProduction, RedisClient, RedisProduction, mariadb_at, tools, wait_until,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::stand::{PANDO, Stand};
+use crate::stand::{PANDO, Stand, bounded};
 
 /// Customers whose addresses are in a table, in indexes, in statistics, in long values beside the table, in one that is
 /// emptied, in a column that is dropped, and in a file.
@@ -20,11 +23,11 @@ const CUSTOMERS: &str = "
     CREATE INDEX ON customer (email);
     CREATE INDEX ON customer USING gin (more);
     CREATE STATISTICS common (mcv) ON email, id FROM customer;
-    INSERT INTO customer SELECT i, 'canary-' || i % 7 || '@secret.example', repeat('canary-letter ', 500),
-        jsonb_build_object('of', 'canary-json' || i) FROM generate_series(1, 500) i;
-    CREATE TABLE visit AS SELECT 'canary-visit' || i % 5 AS who FROM generate_series(1, 300) i;
+    INSERT INTO customer SELECT i, 'qanary-' || i % 7 || '@secret.example', repeat('qanary-letter ', 500),
+        jsonb_build_object('of', 'qanary-json' || i) FROM generate_series(1, 500) i;
+    CREATE TABLE visit AS SELECT 'qanary-visit' || i % 5 AS who FROM generate_series(1, 300) i;
     CREATE TABLE old (id int, email text);
-    INSERT INTO old SELECT i, 'canary-old' || i FROM generate_series(1, 300) i;
+    INSERT INTO old SELECT i, 'qanary-old' || i FROM generate_series(1, 300) i;
     ANALYZE";
 
 /// What masks them: an edit each of tables and of the file, and a hook.
@@ -36,13 +39,13 @@ sql = "UPDATE customer SET email = 'm' || id || '@example.invalid', letter = '',
 [[edits]]
 masks = true
 replace = "files/list.csv"
-pattern = "canary-[a-z]*"
+pattern = "qanary-[a-z]*"
 with = "nobody"
 
 [[hooks]]
 masks = true
 at = "configure-clone"
-run = ["sh", "-c", "psql -qXd \"$PANDO_DB_URL\" -c 'ALTER TABLE old DROP COLUMN email'"]
+run = ["sh", "-c", "psql -qXd \"$PANDO_DB_URL\" -c 'ALTER TABLE old DROP COLUMN IF EXISTS email'"]
 "#;
 
 /// Where the canary is in files, also in those that are packed by gzip.
@@ -50,7 +53,7 @@ fn canaries(files: &[PathBuf]) -> String {
     assert!(!files.is_empty());
     let mut command = Command::new("zgrep");
     // Without a locale letters are bytes, which is many times as fast.
-    command.env("LC_ALL", "C").args(["-aoF", "-m1", "canary"]).args(files);
+    command.env("LC_ALL", "C").args(["-aoF", "-m1", "qanary"]).args(files);
     let output = command.output().unwrap();
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -103,20 +106,26 @@ fn in_image(home: &Path, image: &Value) -> String {
 struct Shop {
     stand: Stand,
     dir: TempDir,
-    base: Base,
 }
 
 impl Shop {
     fn new() -> Option<Self> {
-        let stand = Stand::new()?;
+        Some(Self::on(Stand::new()?))
+    }
+
+    fn on(stand: Stand) -> Self {
         stand.production.psql(CUSTOMERS);
-        fs::write(stand.files().join("list.csv"), "1;canary-file\n").unwrap();
-        let version = stand.production.psql("SHOW server_version");
-        let version = version.split_whitespace().next().unwrap().to_owned();
-        let base = Base::new("postgres", &[format!("PG_VERSION={version}-1"), "PGDATA=/data".to_owned()]);
-        let shop = Self { stand, dir: TempDir::new().unwrap(), base };
+        fs::write(stand.files().join("list.csv"), "1;qanary-file\n").unwrap();
+        let shop = Self { stand, dir: TempDir::new().unwrap() };
         shop.apply("");
-        Some(shop)
+        shop
+    }
+
+    /// A server's image of its version.
+    fn base(&self) -> Base {
+        let version = self.stand.production.psql("SHOW server_version");
+        let version = version.split_whitespace().next().unwrap().to_owned();
+        Base::new("postgres", &[format!("PG_VERSION={version}-1"), "PGDATA=/data".to_owned()])
     }
 
     /// Describes the app, with something more.
@@ -139,8 +148,8 @@ impl Shop {
         shown
     }
 
-    fn build(&self, target: &str, reference: &str, more: &[&str]) -> Value {
-        let base = self.base.name();
+    fn build(&self, base: &Base, target: &str, reference: &str, more: &[&str]) -> Value {
+        let base = base.name();
         self.stand.json(&[&["image", "build", target, reference, "--no-load", "--base", &base], more].concat())
     }
 
@@ -171,10 +180,11 @@ impl Shop {
 #[test]
 fn what_is_made_of_a_masked_clone_says_so_and_holds_nothing_of_before() {
     let Some(shop) = Shop::new() else { return };
-    let stand = &shop.stand;
+    let (stand, base) = (&shop.stand, shop.base());
+    let build = |target: &str, reference: &str, more: &[&str]| shop.build(&base, target, reference, more);
     stand.copy("shop", "dev");
     // What is looked for is there where nothing was masked.
-    let plain = shop.build("dev", "shop-db:plain", &[]);
+    let plain = build("dev", "shop-db:plain", &[]);
     assert_eq!((&plain["masked"], &shop.labels(&plain)["pando.masked"]), (&false.into(), &"false".into()));
     assert_ne!(shop.canaries(&plain), "");
     assert_ne!(canaries(&[shop.export("dev")]), "");
@@ -183,7 +193,7 @@ fn what_is_made_of_a_masked_clone_says_so_and_holds_nothing_of_before() {
     assert!(!shop.masked("dev"), "it was made before");
     stand.json(&["refresh", "dev"]);
     assert!(shop.masked("dev"));
-    let email = "SELECT count(*) FROM customer WHERE email LIKE 'canary%'";
+    let email = "SELECT count(*) FROM customer WHERE email LIKE 'qanary%'";
     assert_eq!(stand.show("dev").sql(email), "0");
     stand.json(&["undo", "dev"]);
     assert!(!shop.masked("dev"));
@@ -193,6 +203,8 @@ fn what_is_made_of_a_masked_clone_says_so_and_holds_nothing_of_before() {
     let shown = String::from_utf8(stand.daemon.pando(&["show", "dev"]).stdout).unwrap();
     assert!(shown.lines().any(|line| line.starts_with("data") && line.ends_with("masked")), "{shown}");
 
+    let recording = stand.copy_with("shop", "recording", &["--record"]);
+
     // It goes on from one to another, also where nothing masks any more.
     stand.json(&["snapshot", "dev"]);
     let timeline = stand.json(&["timeline", "dev"]);
@@ -200,11 +212,18 @@ fn what_is_made_of_a_masked_clone_says_so_and_holds_nothing_of_before() {
     shop.apply("");
     stand.copy("dev", "child");
     assert!(shop.masked("child"));
+    // So does a second of its own log.
+    recording.sql("INSERT INTO customer VALUES (1000, 'new')");
+    let rolled = stand.copy("recording@now", "rolled");
+    assert_eq!(rolled.sql("SELECT email FROM customer WHERE id = 1000"), "new");
+    assert!(shop.masked("rolled"));
+    stand.json(&["rm", "rolled"]);
+    stand.json(&["rm", "recording"]);
 
-    let image = shop.build("child", "shop-db:masked", &[]);
+    let image = build("child", "shop-db:masked", &[]);
     assert_eq!((&image["masked"], &shop.labels(&image)["pando.masked"]), (&true.into(), &"true".into()));
     assert_eq!(image["data_layers"], 1, "it lies on nothing that was not masked: {image}");
-    let list = shop.build("child", "shop-files:masked", &["--source", "files", "--path", "/files"]);
+    let list = build("child", "shop-files:masked", &["--source", "files", "--path", "/files"]);
     assert_eq!((&list["masked"], &list["data_layers"]), (&true.into(), &1.into()));
     for image in [&image, &list] {
         assert_eq!(shop.canaries(image), "", "it is in the image of {}", image["source"]);
@@ -231,11 +250,11 @@ fn nothing_of_before_is_in_what_leaves_of_mariadb_and_redis() {
     let (blog, cache) = (MariadbProduction::start(&[]), RedisProduction::start(&[]));
     blog.sql(
         "CREATE TABLE blog.post (id int PRIMARY KEY, who varchar(99), text longtext, KEY (who)); \
-         INSERT INTO blog.post SELECT seq, CONCAT('canary-', seq), REPEAT('canary-text ', 2000) FROM seq_1_to_200; \
+         INSERT INTO blog.post SELECT seq, CONCAT('qanary-', seq), REPEAT('qanary-text ', 2000) FROM seq_1_to_200; \
          CREATE TABLE blog.visit (who varchar(99)) ENGINE=Aria; INSERT INTO blog.visit SELECT who FROM blog.post",
     );
     for key in 0..200 {
-        cache.run(&["SET", &format!("user:{key}"), &format!("canary-{key}")]);
+        cache.run(&["SET", &format!("user:{key}"), &format!("qanary-{key}")]);
     }
     let daemon = Daemon::start(Path::new(PANDO));
     let dir = TempDir::new().unwrap();
@@ -299,4 +318,65 @@ run = ["sh", "-c", "for key in $(seq 0 199); do echo SET user:$key m$key; done |
     json(&["unlink", "shop"]);
     let alarms = daemon.alarms(&[]);
     assert!(alarms.is_empty(), "{alarms:#?}");
+}
+
+/// What an image of a masked production says, run by an engine.
+fn customers(docker: &Docker, image: &Value) -> String {
+    docker.run(&["run", "-d", "--network", "none", "--name", "masked", image["reference"].as_str().unwrap()]);
+    let password = format!("PGPASSWORD={}", image["password"].as_str().unwrap());
+    let asked = "SELECT count(*), count(*) FILTER (WHERE email LIKE 'm%@example.invalid') FROM customer";
+    let client = ["psql", "-h", "127.0.0.1", "-U", "pando", "-d", "postgres", "-AtXc", asked];
+    let asked = [&["exec", "masked", "env", &password], &client[..]].concat();
+    let up = wait_until(Duration::from_secs(60), || docker.output(&asked).status.success());
+    assert!(up, "{}", docker.run(&["logs", "masked"]));
+    docker.run(&asked)
+}
+
+#[test]
+fn one_command_masks_an_app_into_an_image_and_does_it_again() {
+    let Some(docker) = Docker::start() else { return };
+    docker.image(Image::Postgres);
+    let Some(stand) = Stand::of_with(bounded(), &[("DOCKER_HOST", &docker.host())]) else { return };
+    let shop = Shop::on(stand);
+    let stand = &shop.stand;
+    let build = ["image", "build", "shop", "shop-db:ci", "--source", "db", "--masked"];
+    let refused = stand.fails(4, &build);
+    assert!(refused.contains("nothing masks the data of shop") && refused.contains("masks = true"), "{refused}");
+    shop.apply(&MASKS.replace("psql -qX", "exit 7; psql -qX"));
+    let failed = stand.fails(1, &build);
+    assert!(failed.contains("exit code 7"), "{failed}");
+    assert_eq!(stand.json(&["ls"])["clones"], json!([]), "nothing of it is left");
+    stand.nothing_strange();
+    shop.apply(MASKS);
+
+    let plain = stand.json(&["image", "build", "shop", "shop-db:plain", "--source", "db"]);
+    assert!(plain["masked"] == false && !shop.canaries(&plain).is_empty(), "{plain}");
+    let first = stand.json(&build);
+    assert_eq!((&first["masked"], &first["name"], &first["data_layers"]), (&true.into(), &"shop".into(), &1.into()));
+    assert_eq!(shop.canaries(&first), "");
+    assert_eq!(customers(&docker, &first), "500|500");
+    let label = docker.run(&["inspect", "-f", "{{index .Config.Labels \"pando.masked\"}}", "masked"]);
+    assert_eq!(label, "true");
+    // All that its container has, as it is while its server runs.
+    let whole = shop.dir.path().join("container.tar");
+    docker.run(&["export", "--output", whole.to_str().unwrap(), "masked"]);
+    assert_eq!(canaries(std::slice::from_ref(&whole)), "");
+    docker.run(&["rm", "--force", "masked"]);
+
+    // What came since is masked too: nobody has to say it again.
+    stand.production.psql(
+        "INSERT INTO customer SELECT i, 'qanary-late' || i, 'qanary-late', '{}' FROM generate_series(501, 600) i",
+    );
+    let second = stand.json(&["image", "update", "shop-db:ci", "--at", "now"]);
+    assert!(second["masked"] == true && second["digest"] != first["digest"], "{second}");
+    assert_eq!(shop.canaries(&second), "");
+    assert_eq!(customers(&docker, &second), "600|600");
+    // A directory goes the same way.
+    let list = ["image", "build", "shop", "shop-list:ci", "--source", "files", "--masked"];
+    let list = stand.json(&list);
+    assert!(list["masked"] == true && shop.canaries(&list).is_empty(), "{list}");
+    assert_eq!(stand.json(&["ls"])["clones"], json!([]));
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    shop.stand.end(&["the hook sh"]);
 }

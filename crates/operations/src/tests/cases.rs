@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jiff::SignedDuration;
+use pando_catalog::CloneRecord;
 use pando_model::{AppState, CloneState, Moment, Profile};
 
 use super::images;
@@ -521,6 +522,9 @@ pub const CASES: &[Case] = &[
         images::built,
     )
     .leaving_snapshot(),
+    Case::new("image-build masks", images::given_masked, images::build_masked, |kit| {
+        images::built(kit) && images::all(kit)[0].masked && kit.world.catalog.all::<CloneRecord>().unwrap().len() == 1
+    }),
     Case::new("image-push", images::given_near_registry, images::push, images::pushed),
     Case::new("image-save", images::given_built, images::save, images::built),
     Case::new("image-rm", images::given_built, images::remove, |kit| images::all(kit).is_empty()),

@@ -61,6 +61,7 @@ fn request(world: &World, reference: &str, of: Option<&str>) -> ImageRequest {
         max_bytes: Some(1 << 20),
         profile: None,
         load: None,
+        masked: None,
         login: None,
     }
 }
@@ -94,6 +95,12 @@ pub fn given_masked(kit: &Kit) {
     kit.commit(1);
     server_image(&kit.world);
     kit.make_clone("shop", "dev", false);
+}
+
+/// Builds an image of the app, masked.
+pub fn build_masked(world: &Arc<World>) -> Done<()> {
+    let wanted = ImageRequest { masked: Some(true), ..request(world, "img:1", Some("shop")) };
+    go(world, &["the image"], |world| ImageBuild::new(world, wanted))
 }
 
 /// A later state that is prepared.
@@ -343,5 +350,65 @@ fn an_image_of_a_masked_clone_says_so_and_lies_on_nothing_else() {
     kit.keep();
     build(&kit.world, "plain:1", None).unwrap();
     assert!(!of("plain:1").0);
+    assert_eq!(super::agree::complaints(&kit), Vec::<String>::new());
+}
+
+#[test]
+fn an_app_is_masked_on_a_clone_that_nobody_sees_for_an_image_of_it() {
+    let kit = Kit::new();
+    given_masked(&kit);
+    let clones = || {
+        let all: Vec<pando_catalog::CloneRecord> = kit.world.catalog.all().unwrap();
+        all.into_iter().map(|clone| clone.name.to_string()).collect::<Vec<_>>()
+    };
+    let again = |masked: Option<bool>| {
+        let wanted = ImageRequest { masked, ..request(&kit.world, "img:1", None) };
+        go(&kit.world, &["the image"], |world| ImageBuild::new(world, wanted)).unwrap();
+        stands_for(&kit, 0)
+    };
+    build_masked(&kit.world).unwrap();
+    let first = stands_for(&kit, 0);
+    assert!(first.masked && first.owner == kit.owner("shop").id && first.name == name("shop"), "{first:?}");
+    assert_eq!(clones(), ["dev"]);
+    assert!(kit.hooks.ran.lock().unwrap().iter().any(|ran| ran.starts_with("configure-clone shop-masking-")));
+    // It is remembered. What hooks have masked is masked again, since they may be others.
+    let second = again(None);
+    assert!(second.masked && second.made_of != first.made_of);
+    assert!(!again(Some(false)).masked && !again(None).masked);
+    // What edits alone have masked is the same until they are others.
+    let declare = |text: &str| {
+        let mut wanted = masking();
+        wanted.hooks.clear();
+        wanted.edits[0].text = Some(text.to_owned());
+        go(&kit.world, &["shop"], |world| crate::verbs::apply::Apply::new(world, wanted)).unwrap();
+    };
+    declare("{{clone.name}} of nobody");
+    let third = again(Some(true));
+    assert_eq!(again(None).made_of, third.made_of);
+    declare("of nobody");
+    assert_ne!(again(None).made_of, third.made_of);
+    assert_eq!((clones(), super::agree::complaints(&kit)), (vec!["dev".to_owned()], Vec::new()));
+}
+
+#[test]
+fn what_is_to_be_masked_and_is_not_is_refused() {
+    let kit = Kit::new();
+    given_masked(&kit);
+    let refused = |of: &str| {
+        let wanted = ImageRequest { masked: Some(true), ..request(&kit.world, "img:1", Some(of)) };
+        let made = go(&kit.world, &["the image"], |world| ImageBuild::new(world, wanted));
+        made.err().map(|fault| fault.into_problem())
+    };
+    assert!(refused("dev").is_none() && stands_for(&kit, 0).masked);
+    let mut plain = masking();
+    plain.edits.iter_mut().for_each(|edit| edit.masks = false);
+    plain.hooks.iter_mut().for_each(|hook| hook.masks = false);
+    go(&kit.world, &["shop"], |world| crate::verbs::apply::Apply::new(world, plain)).unwrap();
+    kit.make_clone("shop", "other", false);
+    for (of, says) in [("shop", "nothing masks the data of shop"), ("other", "other is not masked at that moment")] {
+        let problem = refused(of).unwrap();
+        assert_eq!((problem.kind, problem.message.as_str()), (ErrorKind::Refused, says));
+        assert!(problem.hint.unwrap().contains("masks = true"));
+    }
     assert_eq!(super::agree::complaints(&kit), Vec::<String>::new());
 }

@@ -70,6 +70,9 @@ pub struct Clone {
     composed: Option<Composed>,
     /// The hooks' unit.
     hook: UnitId,
+    /// What serves it, where that is known before.
+    #[serde(default)]
+    given: Option<Plan>,
     #[serde(skip)]
     begun: Option<Instant>,
     /// From the plan until its trees are copied.
@@ -144,6 +147,7 @@ impl Clone {
             elsewhere: None,
             composed,
             hook: hooks::fresh_unit(world),
+            given: None,
             begun: Some(world.clock.instant()),
             pin: None,
         })
@@ -270,7 +274,10 @@ impl Clone {
             None => None,
         };
         self.pin = Some(run.world.pin(&parent.id));
-        let plan = moments::resolve(run, &parent, &self.moment())?;
+        let plan = match self.given.take() {
+            Some(plan) => plan,
+            None => moments::resolve(run, &parent, &self.moment())?,
+        };
         if parent.clone.as_ref().is_some_and(|parent| parent.elsewhere) && !self.is_elsewhere() {
             provision::readable(&run.world, &parent, &plan)?;
         }
@@ -399,6 +406,25 @@ impl Clone {
         record.timing = Timing { storage_ms, ready_ms: self.elapsed() };
         run.world.catalog.note(&record)?;
         Ok(())
+    }
+}
+
+/// A clone that another operation makes for itself: by the same steps, except that nobody is ever shown it.
+impl Clone {
+    /// Makes it, of what a plan says. What a former try has left goes first.
+    pub fn make(&mut self, run: &Run, plan: Plan) -> Done<CloneRecord> {
+        self.unmake(run)?;
+        self.given = Some(plan);
+        for step in Self::STEPS.iter().take_while(|step| step.name != "show") {
+            run.pass(&format!("clone.make.{}", step.name))?;
+            (step.apply)(self, run)?;
+        }
+        self.stored(run)
+    }
+
+    /// Takes it away, however much of it there is.
+    pub fn unmake(&mut self, run: &Run) -> Done<()> {
+        Self::STEPS.iter().rev().try_for_each(|step| (step.undo)(self, run))
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use pando_catalog::{CloneSource, SnapshotRecord};
+use pando_catalog::{CloneRecord, CloneSource, SnapshotRecord};
 use pando_model::{Name, OwnerId, PoolSnapshotId, Profile, SnapshotId, VolumeId};
 use serde::{Deserialize, Serialize};
 
@@ -76,9 +76,10 @@ impl Prepare {
         Ok(Self { owner: owner.id.clone(), name: owner.name.clone(), plan, snapshot, volumes, trees, work })
     }
 
-    /// Whose state it is.
-    pub fn owner(&self) -> &OwnerId {
-        &self.owner
+    /// The same on a clone's own volumes, which hold what the plan says and are somebody else's to make and destroy.
+    pub fn over(owner: OwnerId, clone: &CloneRecord, plan: Plan, snapshot: SnapshotId) -> Self {
+        let (volumes, trees) = Default::default();
+        Self { owner, name: clone.name.clone(), plan, snapshot, volumes, trees, work: clone.sources.clone() }
     }
 
     /// What is prepared.

@@ -249,8 +249,8 @@ pub fn pack(build: &mut ImageBuild, run: &Run) -> Done<Baking> {
     let tree = BlobWriter::whole(&dir, STATE, &text)?.digest;
     let data = layers.iter().map(|layer| layer.blob.digest.clone());
     let record = ImageRecord {
-        made_of: build.made_of()?,
-        owner: owner.id.clone(),
+        made_of: build.made_of(world)?,
+        owner: build.owner()?,
         name: build.name.name.clone(),
         app: owner.app.id.clone(),
         app_name: owner.app.name.clone(),

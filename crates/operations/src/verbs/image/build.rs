@@ -5,20 +5,27 @@
 //! Not every server's data is the same bytes when it is made again, so the first one's is kept.
 //!
 //! ```text
-//! resolve ─▶ base ─▶ found? ──yes────────────────────────────────▶ publish ─▶ load ─▶ clear
-//!                      └─no─▶ volume ─▶ renew ─▶ prepare ─▶ pack ────┘
+//! resolve ─▶ base ─▶ found? ──yes─────────────────────────────────────────▶ publish ─▶ load ─▶ clear
+//!                      └─no─▶ mask ─▶ volume ─▶ renew ─▶ prepare ─▶ pack ────┘
 //! ```
+//!
+//! `mask` is for an app's data that has to be masked: it makes a clone by the steps of `clone`, so that all that masks has
+//! what it has of any clone. It is stopped then, and its volumes are the work volumes. Nobody is shown it as a clone to be used, and
+//! it goes with the operation.
 //!
 //! What `renew` does is little for most: only where files keep what was cut off is a tree prepared first, or made anew.
 //!
 //! # Crash consistency
-//! The work volumes and the directory of what is in the making have their names from birth, and undo takes both away. A
+//! The work volumes, the clone that is masked, and the directory of what is in the making have their names from birth, and undo takes them away. A
 //! record of an image is written before its blobs come in (see `images.rs`), and goes when this is undone; the name
 //! gets back what it stood for, here and in the engine.
 
 use pando_catalog::{ImageName, ImageRecord, Sealed};
 use pando_host::secret::Secret;
-use pando_model::{ImageRequest, Moment, Name, OperationId, Profile, SnapshotId, VolumeId};
+use pando_image::oci::digest_of;
+use pando_model::{
+    CloneRequest, HookPoint, ImageRequest, Moment, Name, NameError, OperationId, OwnerId, Profile, SnapshotId, VolumeId,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -26,14 +33,16 @@ use super::bake::{self, Baking};
 use super::site;
 use crate::containers;
 use crate::fault::{Done, Fault, failed, refused, usage};
+use crate::hooks::Stitches;
 use crate::images;
 use crate::journal::{Run, Step, Verb, keep};
-use crate::moments;
+use crate::moments::{self, Plan};
 use crate::owner::Owner;
-use crate::units::CLONE_USER;
+use crate::units::{self, CLONE_USER};
+use crate::verbs::clone::Clone;
 use crate::verbs::prepare::Prepare;
 use crate::verbs::provision;
-use crate::world::{Pin, World};
+use crate::world::{Claim, Pin, World};
 
 /// An image in the making.
 #[derive(Serialize, Deserialize)]
@@ -50,6 +59,10 @@ pub struct ImageBuild {
     /// What the name stood for before, here and in the engine.
     former: Option<ImageName>,
     former_loaded: Option<String>,
+    /// The clone on which all that masks runs, of an app that has to be masked.
+    mask: Option<Clone>,
+    /// Whose state it is, and what serves it.
+    of: Option<(OwnerId, Plan)>,
     pub(super) work: Option<Prepare>,
     /// The server image.
     pub(super) base: Option<String>,
@@ -60,6 +73,9 @@ pub struct ImageBuild {
     /// From the plan until its trees are copied.
     #[serde(skip)]
     pin: Option<Pin>,
+    /// Nobody else does anything with the clone that is masked.
+    #[serde(skip)]
+    claim: Option<Claim>,
 }
 
 impl Verb for ImageBuild {
@@ -67,6 +83,7 @@ impl Verb for ImageBuild {
     const STEPS: &'static [Step<Self>] = &[
         Step { name: "resolve", apply: Self::resolve, undo: keep },
         Step { name: "base", apply: Self::take_base, undo: Self::tidy },
+        Step { name: "mask", apply: Self::mask, undo: Self::unmask },
         Step { name: "volume", apply: Self::volume, undo: Self::no_volume },
         Step { name: "renew", apply: Self::renew, undo: Self::stop_now },
         Step { name: "prepare", apply: Self::prepare, undo: Self::stop_now },
@@ -75,7 +92,7 @@ impl Verb for ImageBuild {
         Step { name: "load", apply: Self::load, undo: Self::unload },
         Step { name: "clear", apply: Self::clear, undo: keep },
     ];
-    const POINT_OF_NO_RETURN: usize = 8;
+    const POINT_OF_NO_RETURN: usize = 9;
 
     fn subject(&self) -> Name {
         self.name.name.clone()
@@ -117,6 +134,8 @@ impl ImageBuild {
             (None, Some(last)) => last.password.clone(),
             (None, None) => (world.seal(Secret::generate().reveal().as_bytes())?, false),
         };
+        let masked = request.masked.or(last.map(|last| last.masked)).unwrap_or(false);
+        let mask = if masked && owner.clone.is_none() { Some(mask(world, &owner)?) } else { None };
         let load = request.load.or_else(|| last.and_then(|last| last.load));
         world.need_room()?;
         let id = {
@@ -135,6 +154,7 @@ impl ImageBuild {
                 password,
                 max_bytes: request.max_bytes.or_else(|| last.and_then(|last| last.max_bytes)),
                 profile: request.profile.or(last.map(|last| last.profile)).unwrap_or(Profile::Disposable),
+                masked,
                 load,
                 pushed: former.as_ref().and_then(|former| former.pushed.clone()),
             },
@@ -145,11 +165,14 @@ impl ImageBuild {
             fresh: provision::fresh_volumes(world, 1),
             former_loaded: None,
             former,
+            mask,
+            of: None,
             work: None,
             base: None,
             found: None,
             made: None,
             pin: None,
+            claim: None,
         })
     }
 
@@ -163,13 +186,25 @@ impl ImageBuild {
         self.pin = Some(world.pin(&owner.id));
         let mut plan = moments::resolve(run, &owner, &self.moment)?;
         provision::readable(world, &owner, &plan)?;
+        if self.name.masked && owner.clone.is_some() && !plan.masked {
+            return Err(refused(format!("{} is not masked at that moment", owner.name))
+                .hint(format!(
+                    "`masks = true` in the file of {} says what masks; then: pando refresh {}",
+                    owner.app.name, owner.name
+                ))
+                .into());
+        }
+        // That clone has all sources: what masks may need any of them.
+        self.of = Some((owner.id.clone(), plan.clone()));
         owner.sources.retain(|name, _| *name == self.name.source);
         if owner.clone.is_none() && owner.sources.values().all(|held| held.engine.bakes_raw()) {
             moments::stand_on_raw(world, &owner, &mut plan)?;
         }
         plan.sources.retain(|name, _| *name == self.name.source);
         let (millis, random) = world.id();
-        self.work = Some(Prepare::on(world, &owner, plan, SnapshotId::from_parts(millis, random), &self.fresh)?);
+        if self.mask.is_none() {
+            self.work = Some(Prepare::on(world, &owner, plan, SnapshotId::from_parts(millis, random), &self.fresh)?);
+        }
         if self.load
             && let Some(docker) = &world.docker
         {
@@ -195,7 +230,7 @@ impl ImageBuild {
         let login = images::open_login(world, self.login.as_ref(), &reference)?;
         self.base = Some(images::ensure_base(run, &reference, login, &self.work_dir)?.id);
         self.login = None;
-        let made_of = self.made_of()?;
+        let made_of = self.made_of(world)?;
         let password = world.unseal(&self.name.password.0)?;
         for image in world.catalog.of::<ImageRecord>(&format!("{}/{}", owner.app.id, self.name.source))? {
             let fits = !self.name.password.1 || world.unseal(&image.password)? == password;
@@ -210,23 +245,43 @@ impl ImageBuild {
     }
 
     /// What the image is made of, as one text.
-    pub(super) fn made_of(&self) -> Done<String> {
-        let work = self.work.as_ref().ok_or_else(|| Fault::Problem(failed("an image has no plan")))?;
-        let at = work.plan().sources.get(&self.name.source).map(|source| source.at);
+    pub(super) fn made_of(&self, world: &World) -> Done<String> {
+        let (owner, plan) = self.of.as_ref().ok_or_else(|| Fault::Problem(failed("an image has no plan")))?;
+        let at = plan.sources.get(&self.name.source).map(|source| source.at);
         let mut made_of = vec![
-            json!(work.owner()),
+            json!(owner),
             json!(self.name.source),
-            json!(work.plan().moment),
+            json!(plan.moment),
             json!(at),
             json!(self.base),
             json!(self.name.user),
             json!(self.name.profile),
             json!(self.name.path),
         ];
-        if work.plan().masked {
+        if plan.masked {
             made_of.push(json!("masked"));
         }
+        if self.mask.is_some() {
+            made_of.push(json!(self.masked_by(world)?));
+        }
         Ok(serde_json::Value::from(made_of).to_string())
+    }
+
+    /// What masks an app's data, as one text. Programs can be others the next time, so what they have masked is made each
+    /// time.
+    fn masked_by(&self, world: &World) -> Done<String> {
+        let stitches = Stitches::of(world, &Owner::named(world, &self.name.name)?.app)?;
+        if stitches.hooks.iter().any(|hook| hook.at == HookPoint::ConfigureClone) {
+            return Ok(format!("masked by {}", self.work_dir));
+        }
+        let text = serde_json::to_vec(&stitches.edits).map_err(|error| Fault::Problem(failed(error.to_string())))?;
+        Ok(format!("masked by {}", digest_of(&text)))
+    }
+
+    /// Whose image it is.
+    pub(super) fn owner(&self) -> Done<OwnerId> {
+        let (owner, _) = self.of.as_ref().ok_or_else(|| Fault::Problem(failed("an image has no plan")))?;
+        Ok(owner.clone())
     }
 
     pub(super) fn work(&mut self) -> Done<&mut Prepare> {
@@ -238,6 +293,34 @@ impl ImageBuild {
         images::store(&run.world).drop_work(&self.work_dir)?;
         let _alone = images::alone(&run.world)?;
         images::settle(&run.world, &run.id)
+    }
+
+    /// Makes the clone on which all that masks runs, and stops it.
+    fn mask(&mut self, run: &Run) -> Done<()> {
+        let (None, Some(clone), Some((_, plan))) = (&self.found, &mut self.mask, &self.of) else { return Ok(()) };
+        let world = &run.world;
+        if self.claim.is_none() {
+            self.claim = Some(world.claim(&[clone.subject().to_string()], "image build", false)?);
+        }
+        run.progress("making a clone that is masked", 0, None);
+        let record = clone.make(run, plan.clone())?;
+        if !record.masked {
+            return Err(refused(format!("nothing of {} masks any more", self.name.name)).hint(HOW_TO_MASK).into());
+        }
+        run.pass("image-build.mask.made")?;
+        let owner = Owner::of_clone(world, record.clone())?;
+        units::stop_all(world, &owner)?;
+        let mut plan = Plan { masked: true, snapshot: None, ..plan.clone() };
+        plan.sources.values_mut().for_each(|source| (source.to, source.log) = (None, None));
+        let (millis, random) = world.id();
+        self.work = Some(Prepare::over(owner.id, &record, plan, SnapshotId::from_parts(millis, random)));
+        Ok(())
+    }
+
+    fn unmask(&mut self, run: &Run) -> Done<()> {
+        self.mask.as_mut().map_or(Ok(()), |clone| clone.unmake(run))?;
+        self.claim = None;
+        Ok(())
     }
 
     fn volume(&mut self, run: &Run) -> Done<()> {
@@ -347,8 +430,37 @@ impl ImageBuild {
 
     fn clear(&mut self, run: &Run) -> Done<()> {
         self.no_volume(run)?;
+        self.unmask(run)?;
         Ok(images::store(&run.world).drop_work(&self.work_dir)?)
     }
+}
+
+/// What is said where nothing masks.
+const HOW_TO_MASK: &str = "`masks = true` on edits and hooks in the app's file says what masks: see docs/apply.md";
+
+/// The clone of an app on which all that masks is to run.
+fn mask(world: &World, owner: &Owner) -> Done<Clone> {
+    let app = &owner.name;
+    if !Stitches::of(world, &owner.app)?.mask() {
+        return Err(refused(format!("nothing masks the data of {app}")).hint(HOW_TO_MASK).into());
+    }
+    // A name that nobody would give.
+    let begin: String = app.as_str().chars().take(30).collect();
+    let name = format!("{begin}-masking-{:08x}", world.id().1);
+    let clone = name.parse().map_err(|error: NameError| Fault::Problem(failed(error.to_string())))?;
+    let request = CloneRequest {
+        from: app.clone(),
+        moment: None,
+        clone,
+        profile: Some(Profile::Disposable),
+        record: false,
+        lease_seconds: None,
+        set: Default::default(),
+        runtime: None,
+        container: Default::default(),
+        compose: None,
+    };
+    Clone::new(world, request)
 }
 
 fn lost(reference: &str) -> Fault {
