@@ -2,8 +2,9 @@
 //! in the same run. Prints one table in Markdown; with `--write` it is put into docs/bench.md.
 //!
 //! `--quick` measures at 100 MB only, in a few minutes; `--only latest containers images seconds load peers
-//! mariadb mariadb-load mysql mysql-load redis` some parts of it; the default takes half an hour. Needs root (a btrfs pool
-//! in an image), PostgreSQL with pgbench, Docker, pgBackRest for its row, and `PANDO_MYSQL` for MySQL's.
+//! mariadb mariadb-load mysql mysql-load redis toolkit` some parts of it; the default takes half an hour. Needs root (a btrfs
+//! pool in an image), PostgreSQL with pgbench, Docker, pgBackRest for its row, etcd for toolkits' rows, and `PANDO_MYSQL`
+//! for MySQL's.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,6 +28,7 @@ mod peers;
 mod redis;
 mod rig;
 mod seconds;
+mod toolkit;
 
 use pando_testkit::Mariadb;
 use rig::Table;
@@ -86,6 +88,9 @@ fn main() {
     }
     if wanted("redis") {
         redis::measure(&mut table, if quick { 100 } else { 1000 }, if quick { 10 } else { 20 });
+    }
+    if wanted("toolkit") {
+        toolkit::measure(&mut table, if quick { 20 } else { 200 }, if quick { 5 } else { 15 });
     }
     let text = table.text();
     println!("{text}");
