@@ -13,6 +13,7 @@ use pando_testkit::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::crashes::{arm, struck};
 use crate::stand::{PANDO, Stand, bounded};
 
 /// Customers whose addresses are in a table, in indexes, in statistics, in long values beside the table, in one that is
@@ -379,4 +380,35 @@ fn one_command_masks_an_app_into_an_image_and_does_it_again() {
     stand.json(&["unlink", "shop"]);
     stand.nothing_left();
     shop.stand.end(&["the hook sh"]);
+}
+
+#[test]
+fn kill_9_while_an_app_is_masked_leaves_no_clone_of_it() {
+    let Some(mut shop) = Shop::new() else { return };
+    shop.apply(MASKS);
+    let base = shop.base();
+    let build =
+        ["image", "build", "shop", "shop-db:ci", "--source", "db", "--masked", "--no-load", "--base", &base.name()]
+            .map(str::to_owned);
+    let build: Vec<&str> = build.iter().map(String::as_str).collect();
+    let points = ["clone.make.admit", "image-build.mask.made", "renew.scrubbed", "image-build.pack.after"];
+    for point in points {
+        arm(&mut shop.stand, point);
+        assert!(!shop.stand.daemon.pando(&build).status.success());
+        struck(&mut shop.stand, point);
+        assert_eq!(shop.stand.json(&["ls"])["clones"], json!([]), "{point}");
+        assert_eq!(shop.stand.json(&["image", "ls"]), json!([]), "{point}");
+        shop.stand.nothing_strange();
+    }
+    // Behind the point of no return it is done.
+    arm(&mut shop.stand, "image-build.clear.before");
+    assert!(!shop.stand.daemon.pando(&build).status.success());
+    struck(&mut shop.stand, "image-build.clear.before");
+    let image = shop.stand.json(&["image", "ls"])[0].clone();
+    assert!(image["masked"] == true && shop.canaries(&image).is_empty(), "{image}");
+    let gone = || shop.stand.json(&["ls"])["clones"] == json!([]);
+    assert!(wait_until(Duration::from_secs(20), gone), "{}", shop.stand.json(&["ls"]));
+    shop.stand.json(&["unlink", "shop"]);
+    shop.stand.nothing_left();
+    shop.stand.end(&[]);
 }

@@ -10,7 +10,7 @@ use pando_testkit::{Daemon, Mariadb, MariadbProduction, tools, wait_until};
 
 use super::{ROWS, Stand, at, second};
 use crate::any_second::Oracle;
-use crate::mysql_family::Side;
+use crate::mysql_family::{self, Side, travel};
 use crate::stand::PANDO;
 
 /// Some rows, and a whole second between two of them.
@@ -58,6 +58,17 @@ fn main_job(series: &str, prefix: &Path, all: &str) {
     let latest = stand.copy("blog@now", "latest", &[]);
     assert_eq!(at(&latest, ROWS), stand.production.sql(ROWS));
     stand.json(&["rm", "latest", "copy"]);
+    // What leaves of a masked one is loaded anew, by this series' programs.
+    stand.production.sql("INSERT INTO mark VALUES (98, 'qanary')");
+    travel::mask(&stand, "UPDATE mark SET text = 'm'");
+    stand.copy("blog@now", "masked", &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("masked.tar");
+    travel::leaves_nothing(&stand, "masked", "qanary", &archive);
+    let back = stand.json(&["import", archive.to_str().unwrap(), "back"]);
+    let rows = at(&mysql_family::url(&back), "SELECT COUNT(*), GROUP_CONCAT(DISTINCT text) FROM mark");
+    assert_eq!(rows, stand.production.sql("SELECT COUNT(*), 'm' FROM mark"), "{series}");
+    stand.json(&["rm", "back", "masked"]);
     stand.json(&["unlink", "blog"]);
     // The same series' mariadb-backup makes a first copy of its files.
     stand.link_here("", &[]);

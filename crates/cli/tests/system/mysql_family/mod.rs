@@ -557,6 +557,11 @@ macro_rules! shared_tests {
         }
 
         #[test]
+        fn a_masked_one_travels_whole_and_leaves_behind_what_was_masked() {
+            $crate::mysql_family::travel::masked::<$make>();
+        }
+
+        #[test]
         fn m16_it_is_an_image_whole_and_without_any_proof_of_a_password() {
             $crate::mysql_family::travel::image::<$make>();
         }

@@ -179,6 +179,53 @@ pub fn travels<M: Side>() {
     stand.end(&[]);
 }
 
+/// Gives the app one edit, which masks.
+pub fn mask<M: Side>(stand: &Stand<M>, statements: &str) {
+    let source = stand.source();
+    let (name, url) = source.split_once('=').unwrap();
+    let text = format!(
+        "app = \"blog\"\n[[sources]]\nname = \"{name}\"\nurl = \"{url}\"\n[[edits]]\nmasks = true\nsql = \"{statements}\"\n"
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("blog.toml");
+    std::fs::write(&file, text).unwrap();
+    stand.json(&["apply", file.to_str().unwrap()]);
+}
+
+/// Exports a clone that is masked, and looks that a text which was masked is not in the archive.
+pub fn leaves_nothing<M: Side>(stand: &Stand<M>, clone: &str, text: &str, archive: &Path) {
+    assert_eq!(stand.json(&["show", clone])["masked"], true);
+    let mirror = files(&stand.daemon.home().join("pool/volumes"));
+    assert_ne!(found(&[text], &mirror), "", "nothing that could go out");
+    stand.json(&["export", clone, "--output", archive.to_str().unwrap()]);
+    assert_eq!(found(&[text], &[archive.to_owned()]), "", "it went out");
+}
+
+pub fn masked<M: Side>() {
+    let Some(stand) = Stand::<M>::new() else { return };
+    stand.production.sql(THINGS);
+    stand.production.sql(
+        "INSERT INTO author (name) VALUES ('qanary-one'), ('qanary-two'); CREATE TABLE gone AS SELECT name FROM author; \
+         INSERT INTO post (id, author, body) SELECT 1000 + id, NULL, REPEAT('qanary-body ', 50) FROM post WHERE id < 200",
+    );
+    stand.link(&[]);
+    mask(
+        &stand,
+        "UPDATE author SET name = CONCAT('m', id); UPDATE post SET body = 'nothing' WHERE id > 1000; DELETE FROM gone",
+    );
+    let dev = stand.copy("blog@now", "dev", &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("dev.tar");
+    leaves_nothing(&stand, "dev", "qanary", &archive);
+    // What its server shows is all there.
+    let back = stand.json(&["import", archive.to_str().unwrap(), "back"]);
+    assert_eq!(back["masked"], true, "{back}");
+    assert_eq!(shown::<M>(&url(&back)), shown::<M>(&dev));
+    assert_eq!(at::<M>(&dev, "SELECT COUNT(*) FROM author WHERE name NOT LIKE 'm%'"), "0");
+    stand.json(&["rm", "back", "dev"]);
+    stand.end(&[]);
+}
+
 pub fn image<M: Side>() {
     let (Some(docker), Some(registry)) = (Docker::start(), ImageRegistry::start(false)) else { return };
     let Some(daemon) = M::daemon_with(&[("DOCKER_HOST", &docker.host())]) else { return };
