@@ -6,7 +6,7 @@ use std::fs;
 use pando_testkit::MariadbProduction;
 
 use super::{Mariadb, Side, Stand};
-use crate::mysql_family::foreign::{Watch, exported, forged, nothing_left, somewhere, taken};
+use crate::mysql_family::foreign::{Watch, anybodys, exported, forged, nothing_left, somewhere, taken};
 
 #[test]
 fn m14_a_strangers_log_changes_no_file_outside_of_its_tree() {
@@ -25,6 +25,7 @@ fn m14_a_strangers_log_changes_no_file_outside_of_its_tree() {
     let archive = dir.path().join("bad.tar");
     taken(&stand.production.data(), &dir.path().join("tree"));
     forged(&good, &dir.path().join("tree"), &archive);
+    anybodys(out);
     let (file, watch) = (out.join("blog/away.ibd"), Watch::over(&[out, &out.join("blog")]));
     let before = fs::read(&file).unwrap();
     let refused = stand.fails(1, &["import", archive.to_str().unwrap(), "bad"]);

@@ -2,14 +2,14 @@
 //! settings that are kept in it.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use pando_testkit::{Mysql, MysqlProduction, sql_through, wait_until};
 
 use super::{Side, Stand};
-use crate::mysql_family::foreign::{Watch, exported, forged, nothing_left, somewhere, taken};
+use crate::mysql_family::foreign::{Watch, anybodys, exported, forged, nothing_left, somewhere, taken};
 use crate::mysql_family::{self, url};
 
 /// Keeps settings in the tree that would lead out of it.
@@ -47,9 +47,8 @@ fn m14_a_strangers_tree_leads_its_server_nowhere_else() {
     let unfinished = dir.path().join("unfinished");
     taken(&stand.production.data(), &unfinished);
     fs::write(unfinished.join("mysqld.my"), "{\"components\": \"file://component_keyring_file\"}").unwrap();
-    let owner = fs::metadata(&victim).unwrap();
     fs::write(&victim, "somebody's own").unwrap();
-    chown(&victim, Some(owner.uid()), Some(owner.gid())).unwrap();
+    anybodys(out);
     let watch = Watch::over(&[out, &out.join("blog")]);
     forged(&good, &unfinished, &archive);
     // Of that its dictionary has nothing, so it is served; what it tried to remove is there.
@@ -78,6 +77,7 @@ fn m14_a_strangers_tree_leads_its_server_nowhere_else() {
     stand.production.stop();
     let files = ["blog/away.ibd", "gen.ibd", "und.ibu", "blog/parts#p#p.ibd"].map(|name| out.join(name));
     let all = || files.each_ref().map(|file| (fs::read(file).unwrap(), fs::metadata(file).unwrap().mtime_nsec()));
+    anybodys(out);
     let before = all();
     watch.seen();
     taken(&stand.production.data(), &dir.path().join("named"));

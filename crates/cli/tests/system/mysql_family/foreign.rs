@@ -17,8 +17,15 @@ use crate::stand::entries;
 /// A directory that servers and everybody else may write to.
 pub fn somewhere() -> TempDir {
     let place = tempfile::Builder::new().prefix("pando-out-").tempdir_in("/tmp").unwrap();
-    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    anybodys(place.path());
     place
+}
+
+/// Whatever is there may be changed by any account: no mode keeps a server from it.
+pub fn anybodys(path: &Path) {
+    let is_dir = path.is_dir();
+    fs::set_permissions(path, fs::Permissions::from_mode(if is_dir { 0o777 } else { 0o666 })).unwrap();
+    entries(path).iter().for_each(|name| anybodys(&path.join(name)));
 }
 
 /// An archive of what production has; then production is nobody's any more.
