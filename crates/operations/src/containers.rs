@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use pando_catalog::{AppRecord, CloneRecord, CloneSource};
 use pando_engine::{Finding, ImageContent};
+use pando_host::Account;
 use pando_model::{CloneRequest, ContainerView, ContainerWish, DoctorItem, Name, RuntimeKind, UnitId};
 use pando_runtime::docker::{Confines, Unlimited};
 use pando_runtime::{Container, DockerRuntime};
@@ -43,6 +44,15 @@ pub fn wished(world: &World, parent: &Owner, request: &CloneRequest) -> Done<Opt
         refused(error.into_problem().to_string())
             .hint("start Docker or Podman; `pando doctor` shows where it is sought")
     })?;
+    if Account::is_root() && docker.is_rootless()? {
+        // The account that the data belongs to here is none of that user's.
+        return Err(refused(format!(
+            "the engine at {} is rootless, and this daemon is root",
+            docker.socket().display()
+        ))
+        .hint("run `pando serve` as the user whose engine it is")
+        .into());
+    }
     let Unlimited { memory, cpu, .. } = docker.unlimited()?;
     for (told, flag, what) in [
         (memory && request.container.memory_bytes.is_some(), "--memory", "memory"),

@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pando_testkit::{Daemon, FsKind, Image, LoopFs, Podman, Production, tools, wait_until};
 use serde_json::Value;
 
-use crate::stand::{Copy, bounded, production, said, sql_at};
+use crate::stand::{Copy, PANDO, bounded, production, said, sql_at};
 use crate::unprivileged::pando_as;
 
 /// An ordinary user's Pando over a production, with an engine of the same user's.
@@ -142,6 +142,13 @@ fn a_clone_lives_in_a_container_of_an_ordinary_users_podman() {
     assert_eq!(own.ask("of-image", made["password"].as_str().unwrap(), "SELECT count(*) FROM t"), "1001");
     own.podman.run(&["rm", "--force", "of-image"]);
     own.json(&["image", "rm", "shop-db:1"]);
+    // A daemon that is root has data of an account that is nobody in there.
+    let root = Daemon::start_with(Path::new(PANDO), &[("DOCKER_HOST", &own.podman.host())]);
+    root.pando_json(&["link", "other", &format!("db={}", own.production.url("postgres"))]);
+    let refused = ["clone", "other", "no", "--runtime", "docker"];
+    assert!(said(&root.pando(&refused), 4, &refused).contains("is rootless, and this daemon is root"));
+    root.pando_json(&["unlink", "other"]);
+    drop(root);
     own.json(&["rm", "twin"]);
     own.json(&["rm", "dev"]);
     own.end();

@@ -63,6 +63,11 @@ impl DockerRuntime {
         Ok(words)
     }
 
+    /// Whether the engine is an ordinary user's: accounts of its containers are others outside.
+    pub fn is_rootless(&self) -> Result<bool, RuntimeError> {
+        Ok(self.habits()?.rootless)
+    }
+
     /// What the engine cannot limit.
     pub fn unlimited(&self) -> Result<Unlimited, RuntimeError> {
         Ok(self.habits()?.unlimited)
