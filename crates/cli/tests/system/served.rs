@@ -1,16 +1,19 @@
 //! An app of all three databases served in containers: by Docker through every verb and the deaths of both daemons,
 //! and by Podman. That what a container may do is the same for each.
 
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::time::Duration;
 
 use pando_testkit::{
-    Daemon, Docker, Image, MariadbProduction, Podman, Production, RedisClient, RedisProduction, mariadb_at, tools,
-    wait_until,
+    Daemon, Docker, FsKind, Image, LoopFs, MariadbProduction, Podman, Production, RedisClient, RedisProduction,
+    mariadb_at, tools, wait_until,
 };
 use serde_json::Value;
 
 use crate::stand::{PANDO, bounded, production, said, sql_at};
+use crate::unprivileged::pando_as;
 
 const SOURCES: [&str; 3] = ["db", "my", "q"];
 
@@ -24,6 +27,10 @@ struct Stand {
 
 impl Stand {
     fn new(host: &str) -> Option<Self> {
+        Self::of(|| Daemon::start_with(Path::new(PANDO), &[("DOCKER_HOST", host)]))
+    }
+
+    fn of(daemon: impl FnOnce() -> Daemon) -> Option<Self> {
         let programs = ["mariadbd", "mariadb-install-db", "mariadb", "redis-server"];
         if !programs.iter().all(|program| tools::require(program)) {
             return None;
@@ -32,7 +39,7 @@ impl Stand {
             postgres: production(bounded())?,
             mariadb: MariadbProduction::start(&[]),
             redis: RedisProduction::start(&[]),
-            daemon: Daemon::start_with(Path::new(PANDO), &[("DOCKER_HOST", host)]),
+            daemon: daemon(),
         };
         made.postgres.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS n");
         made.mariadb.sql("CREATE TABLE blog.t AS SELECT seq AS n FROM seq_1_to_1000");
@@ -55,6 +62,10 @@ impl Stand {
     /// What each container of a clone may do: nothing but what it needs.
     fn confined(&self, clone: &str) -> Vec<Value> {
         let shown = self.show(clone);
+        // Where an engine has no control groups nothing is limited, and it is said so.
+        let doctor = self.json(&["doctor"]).to_string();
+        let lacks = doctor.split("cannot limit ").nth(1).unwrap_or_default();
+        let limited = ["memory", "processors"].map(|what| !lacks.split('"').next().unwrap_or_default().contains(what));
         let look = |source: &&str| {
             let source = &shown["sources"][source];
             let container = source["container"].clone();
@@ -62,7 +73,8 @@ impl Stand {
                 assert_eq!(container[key], value, "{key} in {container}");
             }
             assert_eq!(container["capabilities"], serde_json::json!([]), "{container}");
-            assert!(container["memory_bytes"].as_u64() > Some(0) && container["cpu_millis"].as_u64() > Some(0));
+            let limits = ["memory_bytes", "cpu_millis"].map(|key| container[key].as_u64() > Some(0));
+            assert_eq!(limits, limited, "{container}");
             let owner =
                 std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(source["path"].as_str().unwrap()).unwrap());
             let user = container["user"].as_str().unwrap();
@@ -204,6 +216,31 @@ fn podman_serves_all_three_through_the_same_interface() {
         podman.image(image);
     }
     let Some(stand) = Stand::new(&podman.host()) else { return };
+    lives(&mut podman, stand);
+}
+
+#[test]
+fn an_ordinary_users_podman_serves_all_three_too() {
+    let (ids, Some(filesystem)) = (tools::somebody(), LoopFs::new(FsKind::Xfs, 3000)) else { return };
+    chown(filesystem.path(), Some(ids.0), Some(ids.1)).unwrap();
+    fs::set_permissions(filesystem.path().parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
+    let Some(mut podman) = Podman::start_as(ids, &[]) else { return };
+    for image in [Image::Postgres, Image::Mariadb, Image::Redis] {
+        podman.image(image);
+    }
+    let program = tempfile::Builder::new().prefix("pando-bin-").tempdir_in("/tmp").unwrap();
+    let pando = pando_as(program.path(), ids);
+    let begin = || {
+        let daemon = Daemon::start_on_with(&pando, &filesystem.path().join("home"), &[("DOCKER_HOST", &podman.host())]);
+        daemon.pando_json(&["init"]);
+        daemon
+    };
+    let Some(stand) = Stand::of(begin) else { return };
+    lives(&mut podman, stand);
+}
+
+/// A clone of all three through the deaths of a Podman's service and of each server.
+fn lives(podman: &mut Podman, stand: Stand) {
     let copy = Copy(stand.json(&["clone", "shop@now", "dev", "--runtime", "docker"]));
     copy.holds("1000");
     let containers = stand.confined("dev");
