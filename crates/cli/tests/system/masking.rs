@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::crashes::{arm, struck};
-use crate::stand::{PANDO, Stand, bounded};
+use crate::stand::{PANDO, Stand, bounded, with};
 
 /// Customers whose addresses are in a table, in indexes, in statistics, in long values beside the table, in one that is
 /// emptied, in a column that is dropped, and in a file.
@@ -411,4 +411,32 @@ fn kill_9_while_an_app_is_masked_leaves_no_clone_of_it() {
     shop.stand.json(&["unlink", "shop"]);
     shop.stand.nothing_left();
     shop.stand.end(&[]);
+}
+
+#[test]
+fn texts_of_statements_go_and_a_transaction_that_keeps_old_rows_is_refused() {
+    let library = "shared_preload_libraries = 'pg_stat_statements'";
+    let Some(stand) = Stand::of(with(&["max_prepared_transactions = 2", library])) else { return };
+    let shop = Shop::on(stand);
+    let stand = &shop.stand;
+    shop.apply(MASKS);
+    let dev = stand.copy("shop", "dev");
+    dev.sql("DO $$ BEGIN PERFORM 'qanary-said'; END $$");
+    stand.json(&["stop", "dev"]);
+    let kept = dev.path("db").join("pg_stat/pg_stat_statements.stat");
+    assert_ne!(canaries(&[kept]), "", "nothing that could go out");
+    assert_eq!(canaries(&[shop.export("dev")]), "");
+
+    stand.json(&["start", "dev"]);
+    dev.sql("BEGIN; CREATE TABLE more (n int); PREPARE TRANSACTION 'left'");
+    let to = shop.dir.path().join("refused.tar");
+    let refused = stand.fails(4, &["export", "dev", "--output", to.to_str().unwrap()]);
+    assert!(refused.contains("\"left\" is prepared") && refused.contains("ROLLBACK PREPARED"), "{refused}");
+    stand.nothing_strange();
+    dev.sql("ROLLBACK PREPARED 'left'");
+    assert_eq!(canaries(&[shop.export("dev")]), "");
+    stand.json(&["rm", "dev"]);
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    shop.stand.end(&["is prepared and keeps"]);
 }
