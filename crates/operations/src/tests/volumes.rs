@@ -7,8 +7,9 @@ use std::time::Duration;
 use pando_host::Holder;
 use pando_model::{CloneState, ErrorKind, Request};
 
-use super::kit::{Kit, name};
+use super::kit::{Kit, go, hooked, masking, name};
 use crate::facade::Pando;
+use crate::verbs::{apply, link};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -157,4 +158,19 @@ fn what_takes_too_long_is_made_behind_and_a_mount_waits_for_it() {
     pando.join();
     let problem = pando.volume("late").unwrap_err();
     assert!(problem.message.contains("hand_over was told to fail"), "{problem}");
+}
+
+#[test]
+fn a_volume_of_a_masked_clone_says_so_and_so_does_one_that_is_made_of_it() {
+    let kit = Kit::new();
+    go(&kit.world, &["shop"], |world| link::Link::new(world, hooked())).unwrap();
+    kit.commit(1);
+    let pando = Pando::over(kit.world.clone());
+    create(&pando, "plain_db", "from=shop source=db").unwrap();
+    go(&kit.world, &["shop"], |world| apply::Apply::new(world, masking())).unwrap();
+    create(&pando, "v_db", "from=shop source=db").unwrap();
+    create(&pando, "w_db", "from=v source=db").unwrap();
+    let masked = ["plain_db", "v_db", "w_db"].map(|volume| pando.volume(volume).unwrap().status["masked"].clone());
+    assert_eq!(masked, [false.into(), true.into(), true.into()] as [serde_json::Value; 3]);
+    assert_eq!(super::agree::complaints(&kit), Vec::<String>::new());
 }
