@@ -25,9 +25,12 @@ struct Own {
 }
 
 impl Own {
-    fn new() -> Option<Self> {
+    fn new(kind: FsKind) -> Option<Self> {
         let (ids, production) = (tools::somebody(), production(bounded())?);
-        let filesystem = LoopFs::new(FsKind::Xfs, 2500)?;
+        let filesystem = LoopFs::new(kind, 2500)?;
+        if kind == FsKind::Btrfs {
+            tools::run("mount", &["-o", "remount,user_subvol_rm_allowed", &filesystem.path().display().to_string()]);
+        }
         chown(filesystem.path(), Some(ids.0), Some(ids.1)).unwrap();
         fs::set_permissions(filesystem.path().parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
         let program = tempfile::Builder::new().prefix("pando-bin-").tempdir_in("/tmp").unwrap();
@@ -82,6 +85,19 @@ impl Own {
         self.podman.run(&line)
     }
 
+    /// Makes a volume, which asks for the password `opensesame`.
+    fn volume(&self, name: &str) {
+        let line = ["volume", "create", "--driver", &self.driver, "-o", "from=shop", "-o", "password=opensesame", name];
+        self.podman.run(&line);
+    }
+
+    /// Runs a container of the official image on a volume.
+    fn run(&self, name: &str, volume: &str, more: &[&str]) {
+        let mount = format!("{volume}:/var/lib/postgresql/data");
+        let line = ["run", "-d", "--network", "none", "--name", name, "-v", &mount];
+        self.podman.run(&[&line[..], more, &[&self.podman.image(Image::Postgres)]].concat());
+    }
+
     fn end(self) {
         self.json(&["unlink", "shop"]);
         assert_eq!(self.doctor("strangers"), Vec::<Value>::new());
@@ -92,7 +108,7 @@ impl Own {
 
 #[test]
 fn a_clone_lives_in_a_container_of_an_ordinary_users_podman() {
-    let Some(mut own) = Own::new() else { return };
+    let Some(mut own) = Own::new(FsKind::Xfs) else { return };
     let copy = own.copy(&["shop", "dev", "--runtime", "docker", "--record"]);
     assert_eq!((copy.sql("SELECT count(*) FROM t"), &copy.0["runtime"]), ("1000".to_owned(), &"docker".into()));
     // Its server is that user, as the data is, and can do nothing else.
@@ -156,20 +172,11 @@ fn a_clone_lives_in_a_container_of_an_ordinary_users_podman() {
 
 #[test]
 fn t23_a_volume_belongs_to_the_user_where_the_containers_account_is_the_users() {
-    let Some(own) = Own::new() else { return };
-    let (podman, driver) = (&own.podman, own.driver.as_str());
-    let volume = |name: &str| {
-        let options = ["-o", "from=shop", "-o", "password=opensesame"];
-        podman.run(&[&["volume", "create", "--driver", driver], &options[..], &[name]].concat());
-    };
-    let run = |name: &str, volume: &str, more: &[&str]| {
-        let mount = format!("{volume}:/var/lib/postgresql/data");
-        let line = ["run", "-d", "--network", "none", "--name", name, "-v", &mount];
-        podman.run(&[&line[..], more, &[&podman.image(Image::Postgres)]].concat());
-    };
+    let Some(own) = Own::new(FsKind::Xfs) else { return };
+    let podman = &own.podman;
     // The account of the official image is this user's.
-    volume("v1");
-    run("c1", "v1", &["--userns", "keep-id:uid=999,gid=999"]);
+    own.volume("v1");
+    own.run("c1", "v1", &["--userns", "keep-id:uid=999,gid=999"]);
     assert_eq!(own.ask("c1", "opensesame", "SELECT count(*) FROM t"), "1000");
     let tree = own.daemon.home().join("clones/v1/db");
     assert_eq!(fs::metadata(&tree).unwrap().uid(), own.uid);
@@ -183,8 +190,8 @@ fn t23_a_volume_belongs_to_the_user_where_the_containers_account_is_the_users() 
     podman.run(&["volume", "rm", "v1"]);
 
     // Another one takes it, and nobody but that engine can give it back: that is said before anything is lost.
-    volume("v2");
-    run("c2", "v2", &[]);
+    own.volume("v2");
+    own.run("c2", "v2", &[]);
     assert_eq!(own.ask("c2", "opensesame", "SELECT count(*) FROM t"), "1000");
     podman.run(&["rm", "--force", "--time", "20", "c2"]);
     for verb in ["snapshot", "refresh", "rm"] {
@@ -196,5 +203,21 @@ fn t23_a_volume_belongs_to_the_user_where_the_containers_account_is_the_users() 
     podman.run(&["unshare", "chown", "-R", "0:0", tree.to_str().unwrap()]);
     own.json(&["refresh", "v2@now"]);
     podman.run(&["volume", "rm", "v2"]);
+    own.end();
+}
+
+#[test]
+fn t23_on_btrfs_what_a_container_has_made_its_own_is_taken_away_whole() {
+    let Some(own) = Own::new(FsKind::Btrfs) else { return };
+    own.volume("v3");
+    own.run("c3", "v3", &[]);
+    assert_eq!(own.ask("c3", "opensesame", "SELECT count(*) FROM t"), "1000");
+    own.podman.run(&["rm", "--force", "--time", "20", "c3"]);
+    for line in [&["snapshot", "v3"][..], &["clone", "v3", "child"]] {
+        let refused = own.fails(line);
+        assert!(refused.contains("a container made it its own"), "{refused}");
+    }
+    own.json(&["refresh", "v3"]);
+    own.podman.run(&["volume", "rm", "v3"]);
     own.end();
 }

@@ -80,7 +80,8 @@ pub fn settings(set: &SettingChange, kind: EngineKind, kinds: &[EngineKind]) -> 
 /// (T-23): to give them back would be a walk over every file.
 pub fn readable(world: &World, parent: &Owner, plan: &Plan) -> Done<()> {
     use std::os::unix::fs::MetadataExt;
-    let Some(account) = &world.account else { return Ok(()) };
+    let own = || (pando_host::Account::own_uid(), "this daemon's own user");
+    let (uid, servers) = world.account.as_ref().map_or_else(own, |account| (account.uid, account.name.as_str()));
     let pool = world.pool()?;
     for (name, _) in parent.sources.iter().filter(|(_, held)| held.engine.serves(&held.source)) {
         let Some(planned) = plan.sources.get(name) else { continue };
@@ -88,9 +89,8 @@ pub fn readable(world: &World, parent: &Owner, plan: &Plan) -> Done<()> {
         let owner = std::fs::metadata(&dir)
             .map_err(|error| Fault::Problem(crate::fault::io("looking whose a tree is", error)))?
             .uid();
-        if owner != account.uid {
-            let text =
-                format!("{name} of {} belongs to uid {owner}, and servers here run as {}", parent.name, account.name);
+        if owner != uid {
+            let text = format!("{name} of {} belongs to uid {owner}, and servers here run as {servers}", parent.name);
             return Err(crate::fault::refused(text)
                 .hint(format!("make a volume of it: docker volume create -d pando -o from={} NAME", parent.name))
                 .into());
@@ -99,13 +99,17 @@ pub fn readable(world: &World, parent: &Owner, plan: &Plan) -> Done<()> {
     Ok(())
 }
 
-/// Refuses to copy or take away trees that a container of an ordinary user's engine has made its own: its accounts are
-/// others to us, and only root could.
-pub fn within_reach(world: &World, owner: &Owner) -> Done<()> {
+/// Refuses to take away trees that a container of an ordinary user's engine has made its own: its accounts are
+/// others to us, and only root could. Where volumes are taken whole nobody looks into them.
+pub fn can_go(world: &World, owner: &Owner) -> Done<()> {
+    if world.pool()?.capabilities().atomic_snapshot { Ok(()) } else { within_reach(owner) }
+}
+
+/// Refuses such trees to whoever has to look into them.
+pub fn within_reach(owner: &Owner) -> Done<()> {
     use std::os::unix::fs::MetadataExt;
     let me = pando_host::Account::own_uid();
-    // Where volumes are taken whole nobody looks into them.
-    if me == 0 || world.pool()?.capabilities().atomic_snapshot {
+    if me == 0 {
         return Ok(());
     }
     for (name, held) in &owner.sources {

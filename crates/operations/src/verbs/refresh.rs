@@ -116,7 +116,7 @@ impl Refresh {
         if record.compose.is_none() {
             volumes::refuse_in_use(world, record, &record.sources)?;
         }
-        provision::within_reach(world, &owner)?;
+        provision::can_go(world, &owner)?;
         if origin != Origin::Former {
             volumes::refuse_former_in_use(world, record)?;
             world.need_room()?;

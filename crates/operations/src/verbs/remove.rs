@@ -72,7 +72,7 @@ impl Remove {
             volumes::refuse_in_use(world, record, &record.sources)?;
         }
         volumes::refuse_former_in_use(world, record)?;
-        provision::within_reach(world, &owner)?;
+        provision::can_go(world, &owner)?;
         let mut volumes: Vec<VolumeId> = record.sources.values().map(|source| source.volume.clone()).collect();
         volumes.extend(record.former.iter().flat_map(|former| former.sources.values()).map(|s| s.volume.clone()));
         volumes.sort();

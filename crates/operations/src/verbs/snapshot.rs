@@ -269,7 +269,7 @@ impl Snapshot {
     fn freeze(&mut self, run: &Run) -> Done<()> {
         let owner = self.owner(run)?;
         if owner.clone.is_some() {
-            super::provision::within_reach(&run.world, &owner)?;
+            super::provision::within_reach(&owner)?;
         }
         let pool = run.world.pool()?;
         let pause = owner.clone.is_some() || !pool.capabilities().atomic_snapshot;
