@@ -4,44 +4,46 @@
 //! Only changes are refused. Programs read libraries, locales and time zones from anywhere; and a server opens its data
 //! to write, so what it is not allowed to write it does not use.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, open};
+use landlock::{
+    ABI, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, PathFdError, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetError,
+};
 
 /// What is needed where there is none.
 pub const NEEDS: &str = "Linux 5.13 or newer, with landlock among its lsm=";
 
-/// To write to a file.
-const WRITE_FILE: u64 = 1 << 1;
-/// To remove and make directories, files, sockets, pipes, devices and links.
-const REMOVE_AND_MAKE: u64 = 0b1_1111_1111 << 4;
-/// To move and link from one directory to another; kernels that cannot tell refuse that.
-const REFER: (i64, u64) = (2, 1 << 13);
-/// To cut off a file that is not open for writing; kernels that cannot tell allow that.
-const TRUNCATE: (i64, u64) = (3, 1 << 14);
 /// What any program may write to, and memory that processes share by a name.
 const ALWAYS: [&str; 2] = ["/dev/null", "/dev/shm"];
 
-/// The arguments of `landlock_add_rule`, as the kernel reads them.
-#[repr(C, packed)]
-struct PathBeneath {
-    allowed: u64,
-    parent: RawFd,
+/// Everything that changes a file, or what a directory has. Kernels before 5.19 refuse to move a file from one directory to
+/// another, kernels before 6.2 allow to cut off one that is not open for writing.
+fn changes() -> BitFlags<AccessFs> {
+    AccessFs::from_write(ABI::V3)
+}
+
+/// Rules that refuse all changes; an error where the kernel does not know the first of them.
+fn nothing() -> Result<RulesetCreated, RulesetError> {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_write(ABI::V1))?
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(changes())?
+        .create()
 }
 
 /// Where a process may change files.
 #[derive(Debug)]
 pub struct Confinement {
-    rules: OwnedFd,
+    rules: RulesetCreated,
 }
 
 impl Confinement {
     /// Whether this kernel can confine.
     pub fn is_available() -> bool {
-        version() > 0
+        nothing().is_ok()
     }
 
     /// To directories, with all below. What is not there is left out.
@@ -49,77 +51,31 @@ impl Confinement {
     /// # Errors
     /// When the kernel cannot confine, or a directory cannot be opened.
     pub fn to(dirs: &[PathBuf]) -> io::Result<Self> {
-        let version = version();
-        if version < 1 {
+        let mut rules = nothing().map_err(|_| {
             let what = format!("this kernel cannot confine a server to its own directories: {NEEDS}");
-            return Err(io::Error::new(io::ErrorKind::Unsupported, what));
-        }
-        let changes = [REFER, TRUNCATE]
-            .iter()
-            .filter(|(since, _)| version >= *since)
-            .fold(WRITE_FILE | REMOVE_AND_MAKE, |all, (_, one)| all | one);
-        let made = Self { rules: ruleset(changes)? };
+            io::Error::new(io::ErrorKind::Unsupported, what)
+        })?;
         for path in ALWAYS.iter().map(Path::new).chain(dirs.iter().map(PathBuf::as_path)) {
-            made.allow(path, changes)?;
+            let at = match PathFd::new(path) {
+                Ok(at) => at,
+                Err(PathFdError::OpenCall { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(io::Error::other(error)),
+            };
+            // Of a file there is nothing else to be allowed.
+            let allowed = if path.is_dir() { changes() } else { changes() & AccessFs::from_file(ABI::V3) };
+            rules = rules.add_rule(PathBeneath::new(at, allowed)).map_err(io::Error::other)?;
         }
-        Ok(made)
+        Ok(Self { rules })
     }
 
-    fn allow(&self, path: &Path, changes: u64) -> io::Result<()> {
-        let at = match open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(at) => File::from(at),
-            Err(rustix::io::Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let is_dir = at.metadata()?.is_dir();
-        // Of a file there is nothing else to be allowed.
-        let allowed = if is_dir { changes } else { changes & (WRITE_FILE | TRUNCATE.1) };
-        add(&self.rules, &PathBeneath { allowed, parent: at.as_raw_fd() })
-    }
-
-    /// Confines the calling thread, for ever. Between fork and exec it may be called: it makes two bare system calls.
+    /// Confines the calling thread, for ever. Between fork and exec it may be called: it makes bare system calls.
     ///
     /// # Errors
     /// What the kernel says.
-    #[allow(unsafe_code, reason = "no safe crate here has this system call")]
     pub fn enter(&self) -> io::Result<()> {
-        rustix::thread::set_no_new_privs(true)?;
-        // SAFETY: two numbers are passed, of which the first is an open descriptor.
-        checked(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, self.rules.as_raw_fd(), 0_u32) }).map(drop)
+        let entered = self.rules.try_clone()?.restrict_self();
+        entered.map(drop).map_err(|_| io::Error::last_os_error())
     }
-}
-
-fn checked(answer: libc::c_long) -> io::Result<libc::c_long> {
-    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
-}
-
-/// Which Landlock this kernel has; 0 or less: none.
-#[allow(unsafe_code, reason = "no safe crate here has this system call")]
-fn version() -> i64 {
-    const ASK: u32 = 1;
-    // SAFETY: with this flag the kernel takes no pointer.
-    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u64>(), 0_usize, ASK) }
-}
-
-/// Rules that refuse all these changes.
-#[allow(unsafe_code, reason = "no safe crate here has this system call")]
-fn ruleset(changes: u64) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads eight bytes of a number that lives until the call returns, and answers a new descriptor
-    // that nobody else has.
-    unsafe {
-        let answer = libc::syscall(libc::SYS_landlock_create_ruleset, &raw const changes, size_of::<u64>(), 0_u32);
-        let made = RawFd::try_from(checked(answer)?).map_err(io::Error::other)?;
-        Ok(OwnedFd::from_raw_fd(made))
-    }
-}
-
-#[allow(unsafe_code, reason = "no safe crate here has this system call")]
-fn add(rules: &OwnedFd, rule: &PathBeneath) -> io::Result<()> {
-    const BENEATH: u32 = 1;
-    let rule: *const PathBeneath = rule;
-    // SAFETY: the rule is laid out as the kernel reads it, and lives until the call returns.
-    let answer = unsafe { libc::syscall(libc::SYS_landlock_add_rule, rules.as_raw_fd(), BENEATH, rule, 0_u32) };
-    checked(answer).map(drop)
 }
 
 #[cfg(test)]
