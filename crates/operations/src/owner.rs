@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pando_catalog::{AppRecord, CloneRecord, CloneSource, SnapshotRecord};
+use pando_catalog::{AppRecord, CloneRecord, CloneSource, Sealed, SnapshotRecord};
 use pando_engine::{Engine, Seat, Source};
 use pando_model::{AppState, EngineKind, Name, OwnerId, PoolSnapshotId, UnitId, VolumeId};
 
@@ -148,6 +148,20 @@ impl Owner {
                 not_found(format!("{} is an app, not a clone", self.name)).hint("`pando ls` shows the clones"),
             )
         })
+    }
+
+    /// The password of the clone's own user.
+    pub fn password(&self, world: &World) -> Done<String> {
+        Ok(String::from_utf8_lossy(&world.unseal(&self.clone_record()?.password)?).into_owned())
+    }
+
+    /// Has the clone another password, as far as whoever is told of it goes; the one it had.
+    pub fn exchange_password(&mut self, other: Sealed) -> Done<Sealed> {
+        self.clone_record()?;
+        match &mut self.clone {
+            Some(record) => Ok(std::mem::replace(&mut record.password, other)),
+            None => Ok(other),
+        }
     }
 
     /// Whether this owner keeps a log (mirrors always do, where their engine has one).

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::crashes::{arm, struck};
-use crate::stand::{PANDO, Stand, bounded, with};
+use crate::stand::{PANDO, Stand, bounded, sql_at, with};
 
 /// Customers whose addresses are in a table, in indexes, in statistics, in long values beside the table, in one that is
 /// emptied, in a column that is dropped, and in a file.
@@ -439,4 +439,50 @@ fn texts_of_statements_go_and_a_transaction_that_keeps_old_rows_is_refused() {
     stand.json(&["unlink", "shop"]);
     stand.nothing_left();
     shop.stand.end(&["is prepared and keeps"]);
+}
+
+/// A hook that masks waits until it is told to go on; so long the clone's own password, known from before, lets nobody in.
+#[test]
+fn nobody_comes_in_before_all_is_masked() {
+    let Some(stand) = Stand::of(bounded()) else { return };
+    stand.production.psql("CREATE TABLE customer AS SELECT 'qanary' AS email");
+    let place = tempfile::Builder::new().prefix("pando-mask-").tempdir_in("/tmp").unwrap();
+    fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let [told, go, script] = ["told", "go", "mask"].map(|name| place.path().join(name));
+    let lines = format!(
+        "echo \"$PANDO_DB_URL\" > {told}.new; mv {told}.new {told}; until [ -e {go} ]; do sleep 0.1; done\n\
+         psql -qXd \"$PANDO_DB_URL\" -c \"UPDATE customer SET email = 'nobody'\"\n",
+        told = told.display(),
+        go = go.display()
+    );
+    [(&script, lines.as_str()), (&go, "")].iter().for_each(|(file, text)| fs::write(file, text).unwrap());
+    let file = place.path().join("shop.toml");
+    let app = format!(
+        "app = \"shop\"\n[[sources]]\nname = \"db\"\nurl = \"{}\"\n[[hooks]]\nmasks = true\nat = \"configure-clone\"\nrun = [\"sh\", \"{}\"]\n",
+        stand.production.url("postgres"),
+        script.display()
+    );
+    fs::write(&file, app).unwrap();
+    stand.json(&["apply", file.to_str().unwrap()]);
+    let view = stand.json(&["clone", "shop@latest", "dev", "--record"]);
+    let url = view["sources"]["db"]["url"].as_str().unwrap().to_owned();
+    let email = "SELECT email FROM customer";
+    assert_eq!(sql_at(&url, email).unwrap(), "nobody");
+
+    [&told, &go].into_iter().for_each(|file| fs::remove_file(file).unwrap());
+    std::thread::scope(|scope| {
+        let refreshed = scope.spawn(|| stand.json(&["refresh", "dev"]));
+        assert!(wait_until(Duration::from_secs(60), || told.exists()), "{}", stand.daemon.log());
+        let its_own = fs::read_to_string(&told).unwrap();
+        assert_eq!(sql_at(its_own.trim(), email).unwrap(), "qanary", "who masks sees what there is");
+        let refused = sql_at(&url, email).map_err(|error| format!("{error:?}"));
+        assert!(refused.as_ref().is_err_and(|why| why.contains("password authentication failed")), "{refused:?}");
+        fs::write(&go, "").unwrap();
+        refreshed.join().unwrap();
+        assert!(sql_at(its_own.trim(), email).is_err());
+    });
+    assert_eq!(sql_at(&url, email).unwrap(), "nobody");
+    stand.json(&["rm", "dev"]);
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
 }

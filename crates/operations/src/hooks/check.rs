@@ -56,6 +56,10 @@ fn of_edit(edit: &Edit, sources: &BTreeMap<Name, EngineKind>) -> Result<(), Prob
         format(edit, file)?;
     }
     let texts = [&edit.path, &edit.value, &edit.find, &edit.with, &edit.text, &edit.sql];
+    if edit.masks && texts.into_iter().flatten().flat_map(|text| pando_edit::keys(text)).any(is_secret) {
+        return Err(usage(format!("{label}: what masks has a password of its own, which lets nobody in afterwards"))
+            .hint("write addresses and passwords by an edit without masks"));
+    }
     texts.into_iter().flatten().try_for_each(|text| keys(text, &label, sources, true))
 }
 
@@ -79,15 +83,18 @@ fn of_hook(hook: &Hook, sources: &BTreeMap<Name, EngineKind>) -> Result<(), Prob
     }
     let of_clone = !matches!(hook.at, HookPoint::PostIngest | HookPoint::PreSnapshot | HookPoint::PostSnapshot);
     for word in &hook.run {
-        if let Some(key) =
-            pando_edit::keys(word).into_iter().find(|key| key.ends_with(".password") || key.ends_with(".url"))
-        {
+        if let Some(key) = pando_edit::keys(word).into_iter().find(|key| is_secret(key)) {
             return Err(usage(format!("the hook {label}: {{{{{key}}}}} is secret, and everybody can read arguments"))
                 .hint("put it into env, or read it from standard input"));
         }
         keys(word, label, sources, of_clone)?;
     }
     hook.env.values().try_for_each(|value| keys(value, label, sources, of_clone))
+}
+
+/// Whether what stands for a key has the clone's password in it.
+fn is_secret(key: &str) -> bool {
+    key.ends_with(".password") || key.ends_with(".url")
 }
 
 /// Whether everything between double braces has a value. Snapshots are also taken of the app, which has no address.

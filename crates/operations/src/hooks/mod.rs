@@ -1,7 +1,7 @@
 //! Hooks and edits: what a user does to a clone, or around an operation, at named points (DESIGN §7).
 //!
 //! ```text
-//! clone    … admit ▶ edits, configure-clone ▶ …
+//! clone    … admit ▶ edits, configure-clone ▶ …        (what masks comes first, see `provision::configure`)
 //! refresh  pre-refresh ▶ … admit ▶ edits, configure-clone ▶ swap ▶ post-refresh ▶ the old data goes
 //! rewind   the same with pre-rewind, post-rewind; `undo` has none: what it brings back is configured
 //! start    pre-start ▶ servers ▶ post-start         stop    pre-stop ▶ servers ▶ post-stop
@@ -122,15 +122,16 @@ fn run_those(run: &Run, unit: &UnitId, point: HookPoint, owner: &Owner, stitches
     Ok(())
 }
 
-/// The edits and hooks that make a clone's data its own. Whether they have masked it: one that fails, fails all.
-pub fn configure(run: &Run, unit: &UnitId, owner: &Owner) -> Done<bool> {
-    let stitches = Stitches::of(&run.world, &owner.app)?;
+/// The edits and hooks that make a clone's data its own: those that mask it, or all others.
+pub fn configure(run: &Run, unit: &UnitId, owner: &Owner, masking: bool) -> Done<()> {
+    let mut stitches = Stitches::of(&run.world, &owner.app)?;
+    stitches.edits.retain(|edit| edit.masks == masking);
+    stitches.hooks.retain(|hook| hook.masks == masking);
     if !stitches.edits.is_empty() {
         let facts = Facts::of(run, HookPoint::ConfigureClone, owner)?;
         stitches.edits.iter().try_for_each(|one| edit(owner, &facts, one))?;
     }
-    run_those(run, unit, HookPoint::ConfigureClone, owner, &stitches, false)?;
-    Ok(stitches.mask())
+    run_those(run, unit, HookPoint::ConfigureClone, owner, &stitches, false)
 }
 
 /// Ends a hook that a former daemon has left running.

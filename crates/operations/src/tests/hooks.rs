@@ -173,6 +173,7 @@ fn what_cannot_work_is_refused_before_anything_is_made() {
         (edit("files/a.env", "{{db.hots}}"), "did you mean {{db.host}}"),
         (edit("files/a.env", "{{db.host"), "{{"),
         (Edit { sql: text("SELECT 1"), source: Some(name("files")), ..Edit::default() }, "takes no SQL"),
+        (Edit { masks: true, ..edit("files/a.env", "{{db.url}}") }, "lets nobody in afterwards"),
         (Edit::default(), "exactly one of"),
     ] {
         refused(LinkRequest { edits: vec![edit], ..shop(true) }, sign);

@@ -73,6 +73,9 @@ pub struct Clone {
     /// What serves it, where that is known before.
     #[serde(default)]
     given: Option<Plan>,
+    /// What lets in until all is masked, where something masks.
+    #[serde(default)]
+    before_masking: Option<Sealed>,
     #[serde(skip)]
     begun: Option<Instant>,
     /// From the plan until its trees are copied.
@@ -148,6 +151,7 @@ impl Clone {
             composed,
             hook: hooks::fresh_unit(world),
             given: None,
+            before_masking: None,
             begun: Some(world.clock.instant()),
             pin: None,
         })
@@ -355,15 +359,16 @@ impl Clone {
         if self.as_it_is(run)? {
             return Ok(());
         }
-        let record = self.stored(run)?;
-        let password = String::from_utf8_lossy(&run.world.unseal(&record.password)?).into_owned();
-        provision::admit(run, &self.owner(run)?, Some(&password), record.record)
+        let mut owner = self.owner(run)?;
+        self.before_masking = provision::password_before_masking(&run.world, &owner.app)?;
+        provision::admit_first(run, &mut owner, self.before_masking.as_ref())
     }
 
     /// What is stitched is stitched before anybody sees the clone, and before its first snapshot. What was masked stays
     /// masked, whoever copies it.
     fn configure(&mut self, run: &Run) -> Done<()> {
-        let masks = !self.as_it_is(run)? && hooks::configure(run, &self.hook, &self.owner(run)?)?;
+        let masks = !self.as_it_is(run)?
+            && provision::configure(run, &self.hook, self.owner(run)?, self.before_masking.as_ref())?;
         let mut record = self.stored(run)?;
         record.masked = masks || self.plan()?.masked;
         Ok(run.world.catalog.note(&record)?)

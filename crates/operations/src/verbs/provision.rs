@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pando_catalog::CloneSource;
+use pando_catalog::{AppRecord, CloneSource, Sealed};
 use pando_engine::{EngineError, Stage};
-use pando_model::{EngineKind, Name, PoolSnapshotId, Profile, SettingChange, VolumeId};
+use pando_host::secret::Secret;
+use pando_model::{EngineKind, Name, PoolSnapshotId, Profile, SettingChange, UnitId, VolumeId};
 
 use crate::fault::{Done, Fault, failed};
+use crate::hooks::{self, Stitches};
 use crate::journal::Run;
 use crate::moments::Plan;
 use crate::owner::{Held, Owner};
@@ -217,6 +219,35 @@ pub fn admit(run: &Run, owner: &Owner, password: Option<&str>, record: bool) -> 
     Ok(())
 }
 
+/// The password that lets in to a clone of an app until everything that masks has run; none where nothing masks. Nobody but
+/// what masks is told it, so nobody else comes in before.
+pub fn password_before_masking(world: &World, app: &AppRecord) -> Done<Option<Sealed>> {
+    let masks = Stitches::of(world, app)?.mask();
+    masks.then(|| world.seal(Secret::generate().reveal().as_bytes())).transpose()
+}
+
+/// Lets the clone's own user in, or, where something masks, what masks.
+pub fn admit_first(run: &Run, owner: &mut Owner, before_masking: Option<&Sealed>) -> Done<()> {
+    let record = owner.clone_record()?.record && before_masking.is_none();
+    if let Some(other) = before_masking {
+        owner.exchange_password(other.clone())?;
+    }
+    admit(run, owner, Some(&owner.password(&run.world)?), record)
+}
+
+/// Makes a clone's data its own: what masks runs first, with a password of its own, then the clone's password is made the one
+/// that lets in, and the rest runs. Whether it was masked: what fails, fails all.
+pub fn configure(run: &Run, hook: &UnitId, mut owner: Owner, before_masking: Option<&Sealed>) -> Done<bool> {
+    if let Some(other) = before_masking {
+        let own = owner.exchange_password(other.clone())?;
+        hooks::configure(run, hook, &owner, true)?;
+        owner.exchange_password(own)?;
+        admit(run, &owner, Some(&owner.password(&run.world)?), owner.clone_record()?.record)?;
+    }
+    hooks::configure(run, hook, &owner, false)?;
+    Ok(before_masking.is_some())
+}
+
 /// Brings the servers of a clone back that an operation had stopped.
 pub fn start_again(run: &Run, owner: &Owner, record: bool) -> Done<()> {
     start(run, owner)?;
@@ -248,7 +279,7 @@ pub fn sources(
         let known = former.and_then(|former| former.get(name));
         let seat = {
             let (millis, random) = world.id();
-            pando_model::UnitId::from_parts(millis, random)
+            UnitId::from_parts(millis, random)
         };
         let notes = parent.app.sources.get(name).map(|source| source.notes.clone()).unwrap_or_default();
         made.insert(

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use pando_catalog::{CloneRecord, CloneSource, Former};
+use pando_catalog::{CloneRecord, CloneSource, Former, Sealed};
 use pando_model::{CloneState, HookPoint, Moment, Name, OwnerId, PoolSnapshotId, UnitId, VolumeId};
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,9 @@ pub struct Refresh {
     /// Whether the new data is masked.
     #[serde(default)]
     masked: bool,
+    /// What lets in until all is masked, where something masks.
+    #[serde(default)]
+    before_masking: Option<Sealed>,
     /// From the plan until its trees are copied.
     #[serde(skip)]
     pin: Option<Pin>,
@@ -132,6 +135,7 @@ impl Refresh {
             sources: BTreeMap::new(),
             hook: hooks::fresh_unit(world),
             masked: false,
+            before_masking: None,
             pin: None,
         })
     }
@@ -303,9 +307,13 @@ impl Refresh {
         if self.as_it_is(run)? {
             return Ok(());
         }
-        let record = self.record(run)?;
-        let password = String::from_utf8_lossy(&run.world.unseal(&record.password)?).into_owned();
-        provision::admit(run, &self.fresh(run)?, Some(&password), record.record)
+        let mut owner = self.fresh(run)?;
+        // What an undo brings back was configured before.
+        self.before_masking = match &self.plan {
+            Some(_) => provision::password_before_masking(&run.world, &owner.app)?,
+            None => None,
+        };
+        provision::admit_first(run, &mut owner, self.before_masking.as_ref())
     }
 
     /// Stitches the new data. The clone's stable links point to it from here on.
@@ -317,7 +325,7 @@ impl Refresh {
         provision::link_paths(&run.world, &self.clone, &owner)?;
         run.pass("refresh.configure.linked")?;
         let before = plan.masked;
-        let masks = !self.as_it_is(run)? && hooks::configure(run, &self.hook, &owner)?;
+        let masks = !self.as_it_is(run)? && provision::configure(run, &self.hook, owner, self.before_masking.as_ref())?;
         self.masked = masks || before;
         Ok(())
     }
