@@ -7,7 +7,8 @@ use postgres::Client;
 
 use super::facts::{Facts, identifier};
 use super::session::connect;
-use crate::{Baked, EngineError, Finding, ImageContent};
+use super::{settings, tree};
+use crate::{Baked, EngineError, Finding, ImageContent, Seat, Stage};
 
 /// The official image of exactly that version: `postgres:15.4`.
 pub fn official(facts: &Facts) -> String {
@@ -22,6 +23,16 @@ pub fn baked(env: &dyn Fn(&str) -> Option<String>) -> Baked {
     let number = env("PG_VERSION").or_else(|| env("PG_MAJOR"));
     let version = number.map(|text| format!("postgres (PostgreSQL) {}", text.split('-').next().unwrap_or_default()));
     Baked { path, account: "postgres", port: 5432, version, command: None }
+}
+
+/// Makes a stopped tree one for a server in a container of the user's.
+pub fn hand_over(seat: &Seat, facts: &Facts, stage: &Stage) -> Result<(), EngineError> {
+    let account = tree::owner(&seat.data)?;
+    tree::clean(&seat.data, false)?;
+    let settings = settings::container(facts, stage.profile, &stage.set)?;
+    tree::write(&seat.data.join("postgresql.conf"), &settings.text(), Some(&account))?;
+    tree::write(&seat.data.join("pg_hba.conf"), settings::CONTAINER_DOOR, Some(&account))?;
+    tree::write(&seat.data.join("pg_ident.conf"), "", Some(&account))
 }
 
 /// The largest tables of all databases, with their indexes and what is kept beside them.

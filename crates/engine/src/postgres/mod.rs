@@ -581,13 +581,7 @@ impl Engine for PostgresEngine {
     }
 
     fn hand_over(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {
-        let facts = self.facts_of(seat, source)?;
-        let account = tree::owner(&seat.data)?;
-        tree::clean(&seat.data, false)?;
-        let settings = settings::container(&facts, stage.profile, &stage.set)?;
-        tree::write(&seat.data.join("postgresql.conf"), &settings.text(), Some(&account))?;
-        tree::write(&seat.data.join("pg_hba.conf"), settings::CONTAINER_DOOR, Some(&account))?;
-        tree::write(&seat.data.join("pg_ident.conf"), "", Some(&account))
+        image::hand_over(seat, &self.facts_of(seat, source)?, stage)
     }
 
     fn hands_over(&self) -> bool {

@@ -12,14 +12,14 @@ use super::served::{
     attach, composed, empty, project_rests, project_runs, run_start, run_stop, run_volume, volume_there, with_project,
     with_resting_project, with_volume,
 };
+use super::travel::{run_export, run_import};
 use crate::fault::Done;
 use crate::follow;
 use crate::moments;
 use crate::owner::Owner;
 use crate::verbs::refresh::{Origin, Refresh};
 use crate::verbs::{
-    apply, bookmark, clone, create, export, import, lease, link, prepare, promote, rebase, remove, snapshot, thin,
-    unlink, volume,
+    apply, bookmark, clone, create, lease, link, prepare, promote, rebase, remove, snapshot, thin, unlink, volume,
 };
 use crate::world::World;
 
@@ -60,7 +60,7 @@ impl Case {
 }
 
 /// An app with files.
-fn with_files(kit: &Kit) {
+pub fn with_files(kit: &Kit) {
     kit.link(true);
 }
 
@@ -580,36 +580,6 @@ fn made_anew(kit: &Kit) {
 }
 
 /// Exports to nobody who keeps it.
-fn run_export(world: &Arc<World>, of: &str, at: Option<&str>) -> Done<()> {
-    world.transfers.stand_in(|_, mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
-    let moment = at.map(|text| text.parse().unwrap());
-    go(world, &[], |world| export::Export::new(world, name(of), moment))
-}
-
-/// Imports what another home has exported.
-pub fn run_import(world: &Arc<World>) -> Done<()> {
-    world.transfers.stand_in(|_, mut stream| drop(std::io::Write::write_all(&mut stream, archive())));
-    let wanted = pando_model::ImportRequest { clone: name("fresh"), profile: None, outward_links: false };
-    go(world, &["fresh"], |world| import::Import::new(world, wanted))
-}
-
-/// An archive of an app with files.
-pub fn archive() -> &'static [u8] {
-    static ARCHIVE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
-    ARCHIVE.get_or_init(|| {
-        let kit = Kit::new();
-        with_files(&kit);
-        let (whole, arrived) = std::sync::mpsc::channel();
-        kit.world.transfers.stand_in(move |_, mut stream| {
-            let mut bytes = Vec::new();
-            std::io::Read::read_to_end(&mut stream, &mut bytes).unwrap();
-            whole.send(bytes).unwrap();
-        });
-        go(&kit.world, &[], |world| export::Export::new(world, name("shop"), None)).unwrap();
-        arrived.recv().unwrap()
-    })
-}
-
 fn run_remove(world: &Arc<World>) -> Done<()> {
     go(world, &["dev"], |world| remove::Remove::new(world, name("dev")))
 }

@@ -1,11 +1,46 @@
-//! What comes from elsewhere: whose servers are confined, and where nothing of it is served.
+//! What goes elsewhere and what comes from there: whose servers are confined, and where nothing of it is served.
+
+use std::sync::Arc;
 
 use pando_model::ErrorKind;
 
 use super::agree::complaints;
-use super::cases::run_import;
-use super::kit::{Kit, name};
-use crate::fault::Fault;
+use super::cases::with_files;
+use super::kit::{Kit, go, name};
+use crate::fault::{Done, Fault};
+use crate::verbs::{export, import};
+use crate::world::World;
+
+/// Exports to nobody.
+pub fn run_export(world: &Arc<World>, of: &str, at: Option<&str>) -> Done<()> {
+    world.transfers.stand_in(|_, mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
+    let moment = at.map(|text| text.parse().unwrap());
+    go(world, &[], |world| export::Export::new(world, name(of), moment))
+}
+
+/// Imports what another home has exported.
+pub fn run_import(world: &Arc<World>) -> Done<()> {
+    world.transfers.stand_in(|_, mut stream| drop(std::io::Write::write_all(&mut stream, archive())));
+    let wanted = pando_model::ImportRequest { clone: name("fresh"), profile: None, outward_links: false };
+    go(world, &["fresh"], |world| import::Import::new(world, wanted))
+}
+
+/// An archive of an app with files.
+fn archive() -> &'static [u8] {
+    static ARCHIVE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    ARCHIVE.get_or_init(|| {
+        let kit = Kit::new();
+        with_files(&kit);
+        let (whole, arrived) = std::sync::mpsc::channel();
+        kit.world.transfers.stand_in(move |_, mut stream| {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut stream, &mut bytes).unwrap();
+            whole.send(bytes).unwrap();
+        });
+        go(&kit.world, &[], |world| export::Export::new(world, name("shop"), None)).unwrap();
+        arrived.recv().unwrap()
+    })
+}
 
 /// Where the server of a clone changes files alone, if that is so.
 fn writes(kit: &Kit, of: &str) -> Option<Vec<std::path::PathBuf>> {
