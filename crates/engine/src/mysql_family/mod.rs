@@ -12,6 +12,7 @@
 //! | `production.rs`, `facts.rs` | talking to production, and what preflight learns |
 //! | `first.rs` | the first copy |
 //! | `mirror.rs` | the replica, how far we are, standing still |
+//! | `refill.rs` | what a crash took from the end of the log, received again |
 //! | `identity.rs` | whether production is still what the mirror followed |
 //! | `fence.rs` | writes of production held for an exact cut |
 //! | `clone.rs`, `record.rs` | a tree made ready, replayed, shut and opened; one that writes a log itself |

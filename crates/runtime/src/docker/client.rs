@@ -73,7 +73,12 @@ impl Client {
 
     /// Asks for something.
     pub fn get(&self, path: &str) -> Result<Value, Trouble> {
-        json(&self.call("GET", path, None, PATIENCE)?)
+        self.get_within(path, PATIENCE)
+    }
+
+    /// The same, for whoever has better things to do than to wait for an engine that hangs.
+    pub fn get_within(&self, path: &str, patience: Duration) -> Result<Value, Trouble> {
+        json(&self.call("GET", path, None, patience)?)
     }
 
     /// How a container is.

@@ -13,6 +13,9 @@ use super::client::{Trouble, encoded};
 use super::{DockerRuntime, Duration, failed, form, look};
 use crate::RuntimeError;
 
+/// Whoever looks after clones asks for what is left of looks, every second until it is known: an engine that hangs does not keep
+/// it from its work.
+const LISTED_WITHIN: Duration = Duration::from_secs(1);
 /// All that a container prints.
 const BOTH: &str = "stdout=1&stderr=1";
 
@@ -193,11 +196,11 @@ impl DockerRuntime {
         }
         let label = format!("{}={}", form::HOME, self.home.display());
         let filter = serde_json::json!({ "label": [label, form::PROBE] }).to_string();
-        let cleared =
-            self.client.get(&format!("/containers/json?all=1&filters={}", encoded(&filter))).and_then(|listed| {
-                let mut ids = listed.as_array().into_iter().flatten().filter_map(|one| one["Id"].as_str());
-                ids.try_for_each(|id| self.remove_probe(id))
-            });
+        let path = format!("/containers/json?all=1&filters={}", encoded(&filter));
+        let cleared = self.client.get_within(&path, LISTED_WITHIN).and_then(|listed| {
+            let mut ids = listed.as_array().into_iter().flatten().filter_map(|one| one["Id"].as_str());
+            ids.try_for_each(|id| self.remove_probe(id))
+        });
         *left = cleared.is_err();
     }
 
