@@ -240,14 +240,14 @@ pub fn doctor(world: &World) -> Done<DoctorItem> {
     let level = if needed { "problem" } else { "ok" };
     let Some(docker) = &world.docker else { return Ok(item(level, "no engine was sought".to_owned(), None)) };
     let socket = docker.socket().display();
-    Ok(match docker.engine() {
+    Ok(match docker.answers().and_then(|()| docker.engine()) {
         Ok(words) => {
             let found = format!("{} {} answers at {socket}{}", words.name, words.version, words.reservations());
             item("ok", found, None)
         }
         Err(error) if needed => {
             let found = format!("clones run in containers, and {}", error.into_problem());
-            item(level, found, Some("systemctl start docker"))
+            item(level, found, Some("systemctl restart docker"))
         }
         Err(_) => item(level, format!("no Docker or Podman engine answers at {socket}: clones run as processes"), None),
     })

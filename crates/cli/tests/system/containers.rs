@@ -1,9 +1,10 @@
 //! Clones whose servers run in containers: on a real engine of the test's own, with an image that has the official
 //! one's interface.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pando_testkit::{Docker, Image, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::stand::{Copy, Stand, bounded, sql_at, with};
@@ -115,6 +116,60 @@ fn a_clone_lives_in_a_container_through_all_its_verbs_and_both_daemons_deaths() 
     stand.json(&["unlink", "shop"]);
     stand.nothing_left();
     // While the engine was away the heartbeat said so.
+    stand.end(&["the heartbeat of a clone"]);
+}
+
+/// It hangs: calls are taken, and not answered.
+#[test]
+fn an_engine_that_hangs_holds_up_only_what_needs_it() {
+    let Some(docker) = Docker::start_with(&["--live-restore"]) else { return };
+    let Some(stand) = stand(&docker) else { return };
+    stand.production.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS n");
+    stand.link(&[]);
+    let boxed = stand.copy_with("shop", "boxed", &["--runtime", "docker"]);
+    let plain = stand.copy("shop", "plain");
+    let there = |copy: &Copy| answers(copy, "SELECT count(*) FROM t", "1000");
+    docker.hang();
+
+    // Who looks is told so, within the half minute that an engine has for a look.
+    let told = |args: &[&str]| {
+        let begun = Instant::now();
+        let output = stand.daemon.pando(args);
+        assert!(begun.elapsed() < Duration::from_secs(50), "{args:?}: {:?}", begun.elapsed());
+        output
+    };
+    let doctor = told(&["doctor"]);
+    let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(text.contains("it takes calls, and has not answered") && doctor.status.code() == Some(1), "{text}");
+    assert!(told(&["show", "boxed"]).status.success() && told(&["ls"]).status.success());
+    there(&boxed);
+
+    // What runs elsewhere is looked after, and lives on.
+    let pid = plain.0["sources"]["db"]["path"].as_str().map(|path| format!("{path}/postmaster.pid")).unwrap();
+    let pid = || std::fs::read_to_string(&pid).ok().and_then(|text| text.lines().next()?.parse::<i32>().ok());
+    let server = pid().unwrap();
+    kill_process(Pid::from_raw(server).unwrap(), Signal::KILL).unwrap();
+    let again = || pid().is_some_and(|pid| pid != server);
+    assert!(wait_until(Duration::from_secs(90), again), "{}", stand.daemon.log());
+    there(&plain);
+    there(&stand.copy("shop", "another"));
+    for args in [&["snapshot", "shop"][..], &["refresh", "another"], &["stop", "plain"], &["start", "plain"]] {
+        assert!(told(args).status.success(), "{args:?}: {}", stand.daemon.log());
+    }
+    let refused = told(&["stop", "boxed"]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && text.contains("not answered"), "{text}");
+    there(&boxed);
+
+    docker.wake();
+    let stopped = || stand.daemon.pando(&["stop", "boxed"]).status.success();
+    assert!(wait_until(Duration::from_secs(60), stopped), "{}", stand.daemon.log());
+    assert_eq!(all(&docker), "");
+    stand.json(&["start", "boxed"]);
+    there(&boxed);
+    stand.json(&["rm", "boxed", "plain", "another"]);
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
     stand.end(&["the heartbeat of a clone"]);
 }
 

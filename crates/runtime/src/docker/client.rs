@@ -8,22 +8,34 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pando_host::{Clock, SystemClock};
 use serde_json::Value;
 
-/// How long an engine may think about a call.
+/// How long an engine may think about a call that changes something.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long about one that only looks.
+const LOOK: Duration = Duration::from_secs(30);
+/// What any engine answers at once, and how long it may take for that on a busy machine.
+const PING: &str = "/_ping";
+const PONG: Duration = Duration::from_secs(10);
+/// The same for one that has left a call unanswered.
+const LATE_PONG: Duration = Duration::from_secs(2);
 /// How often a container is asked for again whose process ends at that moment.
 const ENDINGS: u32 = 5;
 /// How long it may be silent while it pulls an image.
 const PULL: Duration = Duration::from_secs(900);
 
-/// The way to one engine.
+/// The way to one engine. An engine that hangs is waited for once: who comes after that is told so at once, until
+/// it answers again.
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    /// Whether it has left a call unanswered, and none since was answered.
+    hangs: Arc<AtomicBool>,
 }
 
 /// Why a call did not do its work.
@@ -63,7 +75,7 @@ impl Trouble {
 impl Client {
     /// A client for the engine behind a socket; nobody is called yet.
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self { socket: socket.to_owned(), hangs: Arc::default() }
     }
 
     /// The engine's socket.
@@ -73,10 +85,10 @@ impl Client {
 
     /// Asks for something.
     pub fn get(&self, path: &str) -> Result<Value, Trouble> {
-        self.get_within(path, PATIENCE)
+        self.get_within(path, LOOK)
     }
 
-    /// The same, for whoever has better things to do than to wait for an engine that hangs.
+    /// The same, for whoever has better things to do than to wait.
     pub fn get_within(&self, path: &str, patience: Duration) -> Result<Value, Trouble> {
         json(&self.call("GET", path, None, patience)?)
     }
@@ -93,9 +105,14 @@ impl Client {
         self.get(&path)
     }
 
+    /// Asks whether it answers.
+    pub fn ping(&self) -> Result<(), Trouble> {
+        self.call("GET", PING, None, PONG).map(drop)
+    }
+
     /// Asks for bytes.
     pub fn get_bytes(&self, path: &str) -> Result<Vec<u8>, Trouble> {
-        self.call("GET", path, None, PATIENCE)
+        self.call("GET", path, None, LOOK)
     }
 
     /// Makes something; the answer may be empty.
@@ -168,6 +185,13 @@ impl Client {
     }
 
     fn open(&self, patience: Duration) -> io::Result<UnixStream> {
+        if self.hangs.load(Ordering::Relaxed) {
+            self.send(self.connect(LATE_PONG)?, "GET", PING, None, LATE_PONG)?;
+        }
+        self.connect(patience)
+    }
+
+    fn connect(&self, patience: Duration) -> io::Result<UnixStream> {
         let stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -175,7 +199,17 @@ impl Client {
     }
 
     fn exchange(&self, method: &str, path: &str, body: Option<&Value>, patience: Duration) -> io::Result<Vec<u8>> {
-        let mut stream = self.open(patience)?;
+        self.send(self.open(patience)?, method, path, body, patience)
+    }
+
+    fn send(
+        &self,
+        mut stream: UnixStream,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        patience: Duration,
+    ) -> io::Result<Vec<u8>> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let head = format!(
             "{method} {path} HTTP/1.0\r\nHost: engine\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
@@ -184,8 +218,15 @@ impl Client {
         stream.write_all(head.as_bytes())?;
         stream.write_all(body.as_bytes())?;
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        Ok(answer)
+        let read = stream.read_to_end(&mut answer);
+        // What a timeout of a socket is called.
+        let hangs = read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        self.hangs.store(hangs, Ordering::Relaxed);
+        if hangs {
+            let what = format!("it takes calls, and has not answered within {} seconds", patience.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+        }
+        read.map(|_| answer)
     }
 }
 
@@ -264,6 +305,34 @@ mod tests {
         assert_eq!(client.container("x").unwrap()["Id"], "7");
         assert!(matches!(client.container("x"), Err(Trouble::Refused { status: 500, .. })));
         answers.join().unwrap();
+    }
+
+    #[test]
+    fn one_that_hangs_is_waited_for_once_and_believed_when_it_is_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("engine.sock");
+        let engine = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let client = Client::new(&socket);
+        let wait = Duration::from_millis(50);
+        assert!(
+            matches!(client.get_within("/x", wait), Err(Trouble::Silent(error)) if error.to_string().contains("not answered"))
+        );
+        // The call itself does not go out: it would wait for half a minute.
+        assert!(matches!(client.get("/x"), Err(Trouble::Silent(error)) if error.kind() == io::ErrorKind::TimedOut));
+        let answers = std::thread::spawn(move || {
+            let mut asked = Vec::new();
+            for _ in 0..4 {
+                let (mut stream, _) = engine.accept().unwrap();
+                let mut head = [0; 1024];
+                let len = stream.read(&mut head).unwrap();
+                asked.push(String::from_utf8_lossy(&head[..len]).split(' ').nth(1).unwrap().to_owned());
+                let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n{\"Id\":\"7\"}");
+            }
+            asked
+        });
+        assert_eq!(client.get("/y").unwrap()["Id"], "7");
+        // Of the first two calls only what was sent is left.
+        assert_eq!(answers.join().unwrap(), ["/x", "/_ping", "/_ping", "/y"]);
     }
 
     #[test]

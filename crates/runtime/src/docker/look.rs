@@ -73,9 +73,9 @@ impl DockerRuntime {
         Ok(self.habits()?.unlimited)
     }
 
-    /// Whether the engine answers: less to ask than who it is.
+    /// Whether the engine answers: less to ask than who it is, and less to wait for.
     pub fn answers(&self) -> Result<(), RuntimeError> {
-        let asked = self.client.get_bytes("/_ping");
+        let asked = self.client.ping();
         asked.map(drop).map_err(failed(format!("asking the engine at {}", self.socket().display())))
     }
 

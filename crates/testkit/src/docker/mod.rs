@@ -137,6 +137,21 @@ impl Docker {
         self.end(Signal::TERM);
     }
 
+    /// Holds dockerd still: it accepts calls and answers none, until [`Self::wake`].
+    pub fn hang(&self) {
+        self.tell(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn wake(&self) {
+        self.tell(Signal::CONT);
+    }
+
+    fn tell(&self, signal: Signal) {
+        let engine = self.engine.as_ref().expect("a running engine");
+        kill_process(Pid::from_child(&engine.child), signal).expect("telling dockerd");
+    }
+
     fn end(&mut self, signal: Signal) {
         if let Some(engine) = self.engine.take() {
             engine.end(signal);
