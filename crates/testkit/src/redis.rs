@@ -65,7 +65,7 @@ impl RedisProduction {
         server.arg(&path).stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(server.env_clear().env("PATH", "/usr/bin:/bin").spawn().expect("starting redis-server"));
         let up = wait_until(Duration::from_secs(60), || {
-            RedisClient::try_connect(&self.url(0)).is_some_and(|mut client| client.ask(&["PING"]).is_ok())
+            RedisClient::try_connect(&self.url(0)).is_ok_and(|mut client| client.ask(&["PING"]).is_ok())
         });
         assert!(up, "production does not start: {}", self.log());
     }
@@ -148,22 +148,24 @@ impl RedisClient {
     /// # Panics
     /// When it is refused.
     pub fn connect(url: &str) -> Self {
-        Self::try_connect(url).unwrap_or_else(|| panic!("{url} does not let us in"))
+        Self::try_connect(url).unwrap_or_else(|error| panic!("{url} does not let us in: {error}"))
     }
 
-    /// The same; none when it is refused.
-    pub fn try_connect(url: &str) -> Option<Self> {
-        let (who, rest) = url.strip_prefix("redis://")?.split_once('@')?;
-        let (user, password) = who.split_once(':')?;
-        let (place, database) = rest.split_once('/')?;
-        let stream = TcpStream::connect(place).ok()?;
-        stream.set_nodelay(true).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    /// The same; why not, when it is refused.
+    pub fn try_connect(url: &str) -> Result<Self, String> {
+        let parts = || {
+            let (who, rest) = url.strip_prefix("redis://")?.split_once('@')?;
+            Some((who.split_once(':')?, rest.split_once('/')?))
+        };
+        let ((user, password), (place, database)) = parts().ok_or("this is no address")?;
+        let stream = TcpStream::connect(place).map_err(|error| error.to_string())?;
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(|error| error.to_string())?;
         let mut client = Self(BufReader::new(stream));
         let user = if user.is_empty() { "default" } else { user };
-        client.ask(&["AUTH", user, password]).ok()?;
-        client.ask(&["SELECT", database]).ok()?;
-        Some(client)
+        client.ask(&["AUTH", user, password])?;
+        client.ask(&["SELECT", database])?;
+        Ok(client)
     }
 
     /// Runs one command; its answer as text, parts of a list on lines of their own, nothing as `(nil)`.

@@ -53,7 +53,7 @@ fn serve(dir: &Path, appendonly: bool) -> Duration {
     loop {
         assert!(server.try_wait().expect("the server").is_none(), "the floor's server ended");
         let mut client = RedisClient::try_connect(&url);
-        if client.as_mut().is_some_and(|client| client.ask(&["GET", "key:0:0"]).is_ok_and(|text| text != "(nil)")) {
+        if client.as_mut().is_ok_and(|client| client.ask(&["GET", "key:0:0"]).is_ok_and(|text| text != "(nil)")) {
             break;
         }
         std::thread::sleep(Duration::from_millis(2));

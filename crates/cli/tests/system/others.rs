@@ -124,7 +124,7 @@ pub fn answer(view: &Value) -> bool {
     there("my")
         && there("q")
         && mariadb_at(url(view, "my"), "SELECT 1").is_ok()
-        && RedisClient::try_connect(url(view, "q")).is_some()
+        && RedisClient::try_connect(url(view, "q")).is_ok()
 }
 
 /// Whether every transaction is there as a whole.

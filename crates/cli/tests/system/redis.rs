@@ -456,10 +456,10 @@ fn r07_a_clone_knows_nothing_of_production() {
     assert_eq!(dev.run(&["CONFIG", "GET", "bind"]), "bind\n127.0.0.1");
     // Neither production's password nor none opens it; a name is not needed.
     let port = view["sources"]["q"]["port"].as_u64().unwrap();
-    assert!(RedisClient::try_connect(&format!("redis://:prod-secret@127.0.0.1:{port}/0")).is_none());
+    assert!(RedisClient::try_connect(&format!("redis://:prod-secret@127.0.0.1:{port}/0")).is_err());
     let url = view["sources"]["q"]["url"].as_str().unwrap();
     let password = url.split_once("pando:").unwrap().1.split_once('@').unwrap().0;
-    assert!(RedisClient::try_connect(&format!("redis://:{password}@127.0.0.1:{port}/0")).is_some());
+    assert!(RedisClient::try_connect(&format!("redis://:{password}@127.0.0.1:{port}/0")).is_ok());
     // No password of production's in any tree, in arguments, or in the log; none of the clone's in its tree.
     let grep = tools::find("grep").unwrap();
     let holds = |secret: &str, dir: &Path| {

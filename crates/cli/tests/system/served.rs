@@ -105,7 +105,7 @@ impl Copy {
 
     /// What each of its servers answers; an error where one does not.
     fn asked(&self, sql: &str, words: &[&str]) -> Result<[String; 3], String> {
-        let mut redis = RedisClient::try_connect(self.url("q")).ok_or("redis does not answer")?;
+        let mut redis = RedisClient::try_connect(self.url("q"))?;
         Ok([
             sql_at(self.url("db"), sql).map_err(|error| error.to_string())?,
             mariadb_at(self.url("my"), sql)?.trim().to_owned(),

@@ -69,7 +69,7 @@ impl User {
                     let shown = daemon.pando(&["show", &name, "--json"]);
                     let Ok(view) = serde_json::from_slice(&shown.stdout) else { continue };
                     let wrote = self.kind.write(Copy(view).url(), after);
-                    assert!(wrote.is_ok() || storm, "{name}: {wrote:?}\n{}", daemon.log());
+                    assert!(wrote.is_ok() || storm, "{name}: {wrote:?}\n{}", world.logs(&name));
                     match wrote {
                         Ok(()) => drop(self.clones.insert(name, Some(after))),
                         Err(_) => doubts.push(Doubt::Holds(name, vec![before, Some(after)])),
@@ -112,8 +112,7 @@ impl User {
                 }
             };
             let held = world.held(self.kind, &name, told);
-            let log = world.stand.daemon.log();
-            assert!(may.contains(&held), "{name} holds {held:?}, not one of {may:?}: {told}\n{log}");
+            assert!(may.contains(&held), "{name} holds {held:?}, not one of {may:?}: {told}\n{}", world.logs(&name));
             self.clones.insert(name, held);
         }
     }

@@ -84,7 +84,7 @@ impl Kind {
     }
 
     /// Production's own number, as a clone shows it.
-    fn mark(self, url: &str) -> Result<String, String> {
+    pub fn mark(self, url: &str) -> Result<String, String> {
         match self {
             Self::Postgres => sql_at(url, "SELECT max(n) FROM mark").map_err(|error| format!("{error:?}")),
             Self::Mariadb => mariadb_at(url, "SELECT MAX(n) FROM mark").map(|text| text.trim().to_owned()),
@@ -94,7 +94,7 @@ impl Kind {
 }
 
 fn ask(url: &str, words: &[&str]) -> Result<String, String> {
-    RedisClient::try_connect(url).ok_or("redis does not let us in")?.ask(words)
+    RedisClient::try_connect(url)?.ask(words)
 }
 
 /// The productions and Pando.
@@ -173,8 +173,14 @@ impl World {
             last = url.map_or(Err("it has no address".to_owned()), |url| kind.read(url));
             last.is_ok()
         });
-        assert!(there, "{name} does not answer ({last:?}): {told}\n{}", self.stand.daemon.log());
+        assert!(there, "{name} does not answer ({last:?}): {told}\n{}", self.logs(name));
         last.unwrap()
+    }
+
+    /// What a clone's server and the daemon said.
+    pub fn logs(&self, name: &str) -> String {
+        let server = self.stand.daemon.pando(&["logs", name]);
+        format!("{}\n{}", self.stand.daemon.log(), String::from_utf8_lossy(&server.stdout))
     }
 
     /// Waits until every mirror follows and nothing is under way, and then finds nothing strange.
