@@ -70,6 +70,9 @@ pub struct AppRecord {
     pub volume: VolumeId,
     /// When it was linked.
     pub created_at: Timestamp,
+    /// When its last first copy after that was made.
+    #[serde(default)]
+    pub copied_at: Option<Timestamp>,
     /// By name.
     pub sources: BTreeMap<Name, AppSource>,
 }

@@ -14,6 +14,7 @@ fn app(name: &str, seed: u32) -> AppRecord {
         stitches: None,
         volume: VolumeId::from_parts(1, seed),
         created_at: Timestamp::UNIX_EPOCH,
+        copied_at: None,
         sources: Default::default(),
     }
 }

@@ -1,8 +1,8 @@
 //! `doctor`: what is there, what is missing, and the command that mends it.
 
-use pando_catalog::OperationRecord;
+use pando_catalog::{AppRecord, OperationRecord};
 use pando_host::confine;
-use pando_model::{DoctorItem, DoctorView, OperationState, Problem};
+use pando_model::{AppState, DoctorItem, DoctorView, OperationState, Problem};
 use pando_pool::PoolConfig;
 
 use crate::containers;
@@ -46,6 +46,13 @@ impl Pando {
             items.extend(engine.doctor());
         }
         items.push(containers::doctor(world).map_err(crate::fault::Fault::into_problem)?);
+        for app in world.catalog.all::<AppRecord>().map_err(IntoProblem::into_problem)? {
+            if app.state == AppState::Failed {
+                let found = format!("the mirror of {} has failed: {}", app.name, app.problem.unwrap_or_default());
+                let fix = "it is started on and on, and after five minutes made anew, at most once a day".to_owned();
+                items.push(item("mirrors", "problem", found, Some(fix)));
+            }
+        }
         for stranger in strangers(world) {
             items.push(item("strangers", "warning", stranger, None));
         }

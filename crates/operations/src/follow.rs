@@ -25,7 +25,7 @@ use crate::verbs::snapshot::Snapshot;
 use crate::verbs::thin::Thin;
 use crate::verbs::{link, recover_any};
 use crate::volumes::compose;
-use crate::world::{World, thresholds};
+use crate::world::{Dying, World, thresholds};
 use crate::{moments, units};
 
 /// How often production's log is looked at.
@@ -36,8 +36,17 @@ const ROUND: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(5);
 /// A stuck operation is tried again after so long.
 const STUCK: SignedDuration = SignedDuration::from_secs(30);
-/// A unit that died is started again no sooner than this.
+/// A unit that died is started again no sooner than this; a mirror's server that dies soon after each start, after twice as
+/// long each time, up to 64 times this.
 const RESTART: SignedDuration = SignedDuration::from_millis(300);
+/// So long a mirror's server must have lived to be none that dies soon.
+const SOUND: SignedDuration = SignedDuration::from_secs(20);
+/// A mirror whose server died soon after so many starts has failed. It is started on, and on.
+const FAILED_AFTER: u32 = 5;
+/// After so long of that the mirror is made anew: what it has is damaged. But not twice in a day, because a first copy
+/// is a load for production, and does not help where this machine is at fault.
+const DAMAGED_AFTER: SignedDuration = SignedDuration::from_mins(5);
+const ANEW_EVERY: SignedDuration = SignedDuration::from_hours(24);
 /// So long before a lease ends its owner is warned.
 const WARNING: SignedDuration = SignedDuration::from_mins(10);
 /// How many finished operations are remembered.
@@ -147,21 +156,41 @@ fn set_state(world: &World, id: &OwnerId, state: AppState, problem: Option<Strin
 
 /// Starts the units that keep a source's mirror up to date, where they do not run.
 pub fn ensure_units(world: &World, owner: &Owner, name: &Name, held: &Held) -> Done<()> {
-    let mut missing = false;
+    let (mut missing, mut dead) = (false, None);
     for role in units::following(held.kind) {
-        if let Some(unit) = held.units.get(*role) {
-            missing |= !matches!(world.runtime.state(unit)?, UnitState::Running { .. });
+        if let Some(unit) = held.units.get(*role)
+            && !matches!(world.runtime.state(unit)?, UnitState::Running { .. })
+        {
+            missing = true;
+            dead = dead.or((*role == "server").then_some(unit));
         }
+    }
+    let (now, live) = (world.now(), world.live(&owner.id, name));
+    if dead.is_none() && live.dying.as_ref().is_some_and(|dying| now.duration_since(dying.started) >= SOUND) {
+        world.set_live(&owner.id, name, |live| live.dying = None);
     }
     if !missing {
         return Ok(());
     }
-    let now = world.now();
-    let recent = world.live(&owner.id, name).started.is_some_and(|at| now.duration_since(at) < RESTART);
-    if recent {
+    let pause = match (dead, &live.dying) {
+        (Some(_), Some(dying)) => RESTART * (1 << dying.starts.min(6)),
+        _ => RESTART,
+    };
+    if live.started.is_some_and(|at| now.duration_since(at) < pause) {
         return Ok(());
     }
-    world.set_live(&owner.id, name, |live| live.started = Some(now));
+    // The first time it may have been stopped in good order; after that it is heard before it is started again.
+    let dying = dead.map(|unit| match &live.dying {
+        None => Dying { since: now, started: now, starts: 1, why: String::new() },
+        Some(dying) => {
+            let why = units::died(world, unit, "its server dies at every start").to_string();
+            Dying { since: dying.since, started: now, starts: dying.starts + 1, why }
+        }
+    });
+    world.set_live(&owner.id, name, |live| {
+        live.started = Some(now);
+        live.dying = dying.or(live.dying.take());
+    });
     // A receiver without its server, or the other way round: both begin anew.
     if let Some(receiver) = held.units.get("receiver") {
         world.runtime.ensure_gone(receiver)?;
@@ -209,7 +238,11 @@ pub fn follow_once(world: &Arc<World>, id: &OwnerId) -> Done<bool> {
         });
         match pulse.link {
             Link::Following => {}
-            Link::Disconnected(why) => (state, problem) = (AppState::Disconnected, Some(format!("{name}: {why}"))),
+            Link::Disconnected(why) => match hopeless(world, &owner, name) {
+                None => (state, problem) = (AppState::Disconnected, Some(format!("{name}: {why}"))),
+                Some((why, true)) => return lost(world, &owner, &format!("{name}: {why}")).map(|()| true),
+                Some((why, false)) => (state, problem) = (AppState::Failed, Some(format!("{name}: {why}"))),
+            },
             Link::Lost(why) => return lost(world, &owner, &why).map(|()| true),
             Link::Restart(why) => {
                 world.event("mirror-restart", Some(&owner.name), &format!("{name} is restarted: {why}"));
@@ -221,6 +254,14 @@ pub fn follow_once(world: &Arc<World>, id: &OwnerId) -> Done<bool> {
     }
     set_state(world, id, state, problem)?;
     Ok(true)
+}
+
+/// Why a mirror's server does not come up, where it died too often for chance, and whether the mirror is to be made anew.
+fn hopeless(world: &World, owner: &Owner, name: &Name) -> Option<(String, bool)> {
+    let dying = world.live(&owner.id, name).dying.filter(|dying| dying.starts > FAILED_AFTER)?;
+    let long_ago = |at: Timestamp, span: SignedDuration| world.now().duration_since(at) >= span;
+    let damaged = long_ago(dying.since, DAMAGED_AFTER) && owner.app.copied_at.is_none_or(|at| long_ago(at, ANEW_EVERY));
+    Some((dying.why, damaged))
 }
 
 /// What the mirror needs is gone from production: the other thread makes a new first copy.

@@ -187,7 +187,9 @@ pub fn wait_ready_within(run: &Run, held: &Held, patience: Duration) -> Done<()>
 /// A problem with the end of a unit's log.
 pub fn died(world: &World, unit: &UnitId, message: &str) -> pando_model::Problem {
     let mut problem = failed(message);
-    if let Ok(log) = world.runtime.log_tail(unit, 20) {
+    if let Ok(log) = world.runtime.log_tail(unit, 60) {
+        // Of the MySQL family each run begins with these words.
+        let log = log.rfind(" starting as process ").map_or(log.as_str(), |at| log.get(at..).unwrap_or_default());
         tracing::info!(%unit, "a server ended; its last words:\n{log}");
         // "the database system is starting up" is what those who knock hear, never the reason of an end.
         let telling = log.lines().rev().find(|line| {

@@ -32,12 +32,27 @@ pub struct Live {
     pub changed: bool,
     /// When the units were last started, to keep restarts apart.
     pub started: Option<Timestamp>,
+    /// Whether a mirror's server dies, and is started, again and again.
+    pub dying: Option<Dying>,
+}
+
+/// A mirror's server that dies soon after every start.
+#[derive(Debug, Clone)]
+pub struct Dying {
+    /// When it died first.
+    pub since: Timestamp,
+    /// When it was last started.
+    pub started: Timestamp,
+    /// How often it was.
+    pub starts: u32,
+    /// With what words it died.
+    pub why: String,
 }
 
 impl Default for Live {
     fn default() -> Self {
         let pulse = Pulse { link: Link::Disconnected("starting".to_owned()), through: None, changed: false };
-        Self { pulse, changed: true, started: None }
+        Self { pulse, changed: true, started: None, dying: None }
     }
 }
 

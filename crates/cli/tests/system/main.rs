@@ -23,6 +23,7 @@ mod chaos;
 mod containers;
 mod crashes;
 mod cut_off;
+mod damaged;
 mod examples;
 mod faults;
 mod hooks;

@@ -74,7 +74,11 @@ pub fn known_units(kit: &Kit) -> BTreeSet<UnitId> {
 /// The units that run when all is well.
 fn meant_units(all: &All) -> BTreeSet<UnitId> {
     let mut units = BTreeSet::new();
-    for app in all.apps.iter().filter(|app| matches!(app.state, AppState::Following | AppState::Disconnected)) {
+    for app in all
+        .apps
+        .iter()
+        .filter(|app| matches!(app.state, AppState::Following | AppState::Disconnected | AppState::Failed))
+    {
         for source in app.sources.values().filter(|source| has_server(source.engine)) {
             units.extend(["server", "receiver"].map(|role| source.units[role].clone()));
         }

@@ -176,6 +176,61 @@ fn a_server_that_dies_is_started_again_and_one_that_always_dies_has_failed() {
     well(&kit);
 }
 
+/// One whose files are damaged, say: it is told, made anew after a while, and not again and again.
+#[test]
+fn a_mirror_whose_server_dies_at_every_start_has_failed_and_is_made_anew_once() {
+    let kit = Kit::new();
+    kit.link(false);
+    let unit = kit.owner("shop").sources[&name("db")].units["server"].clone();
+    let following = || kit.engine.set_link(Link::Following);
+    let dies = |seconds: i64| {
+        kit.runtime.write_log(&unit, "[ERROR] the log cannot be read\n");
+        kit.runtime.exit(&unit, Some(1));
+        kit.engine.set_link(Link::Disconnected("nobody answers".to_owned()));
+        kit.pass(seconds);
+        kit.pulse();
+        kit.app("shop")
+    };
+    // It is started later each time, and what died now and then has not failed.
+    for _ in 0..10 {
+        dies(1);
+        following();
+        kit.pass(30);
+        kit.pulse();
+        assert_eq!(kit.app("shop").state, AppState::Following);
+    }
+    for _ in 0..5 {
+        let app = dies(15);
+        assert_eq!((app.state, app.problem.as_deref()), (AppState::Disconnected, Some("db: nobody answers")));
+    }
+    let app = dies(15);
+    assert_eq!(app.state, AppState::Failed);
+    let told = app.problem.unwrap();
+    assert!(told.contains("dies at every start") && told.contains("the log cannot be read"), "{told}");
+    well(&kit);
+
+    let before = stretches(&kit);
+    while kit.app("shop").state == AppState::Failed {
+        dies(19);
+    }
+    assert_eq!((kit.app("shop").state, events(&kit, "mirror-lost")), (AppState::Rebasing, 1));
+    following();
+    kit.keep();
+    assert_eq!((kit.app("shop").state, stretches(&kit)), (AppState::Following, before + 1));
+    well(&kit);
+
+    // This machine is at fault, as it seems: it is no use.
+    for _ in 0..60 {
+        dies(19);
+    }
+    assert_eq!((kit.app("shop").state, events(&kit, "mirror-lost")), (AppState::Failed, 1));
+    following();
+    kit.pass(30);
+    kit.pulse();
+    assert_eq!((kit.app("shop").state, kit.app("shop").problem), (AppState::Following, None));
+    well(&kit);
+}
+
 #[test]
 fn the_receiver_of_a_recording_clone_is_started_again() {
     let kit = Kit::new();

@@ -122,6 +122,7 @@ impl Create {
             set: BTreeMap::new(),
             volume: self.nothing.clone(),
             created_at: self.asked_at,
+            copied_at: None,
             sources: BTreeMap::from([(source.clone(), self.of_app(world)?)]),
             stitches: None,
         };

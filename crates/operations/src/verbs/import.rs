@@ -123,6 +123,7 @@ impl Import {
             set: BTreeMap::new(),
             volume: self.nothing.clone(),
             created_at: self.asked_at,
+            copied_at: None,
             sources: BTreeMap::new(),
             stitches: None,
         };

@@ -108,6 +108,7 @@ impl Link {
             stitches: stitches.seal(world)?,
             volume: VolumeId::from_parts(millis, random),
             created_at: world.now(),
+            copied_at: None,
             sources,
         };
         if world.catalog.owner(&app.name)?.is_some() {

@@ -108,6 +108,9 @@ impl Rebase {
     }
 
     fn show(&mut self, run: &Run) -> Done<()> {
+        let mut record = self.owner(run)?.app;
+        record.copied_at = Some(run.world.now());
+        run.world.catalog.note(&record)?;
         self.set_state(run, AppState::Following, None)?;
         let text = format!("a new first copy was made: {}; the timeline has a gap", self.why);
         run.world.event("mirror-rebased", Some(&self.name), &text);
