@@ -57,6 +57,9 @@ fn a_mirror_whose_server_dies_at_every_start_is_told_and_goes_on_when_it_can() {
     let doctor = daemon.pando(&["doctor"]);
     let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert_eq!((doctor.status.code(), text.matches("has failed").count()), (Some(1), 2), "{text}");
+    let refused = daemon.pando(&["snapshot", Kind::Mariadb.app()]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && text.contains("pando show blog"), "{text}");
     // What there was is there.
     for kind in KINDS {
         let name = format!("of-{}", kind.app());

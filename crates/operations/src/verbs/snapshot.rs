@@ -21,7 +21,7 @@ use pando_engine::{Link, Pulse};
 use pando_model::{HookPoint, Name, OwnerId, PoolSnapshotId, SnapshotId, UnitId};
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{Done, Fault, failed, refused};
+use crate::fault::{Done, Fault, IntoProblem, failed, refused};
 use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep, run_now};
 use crate::moments::{self, ask_production, older_work};
@@ -232,7 +232,9 @@ impl Snapshot {
             syncs |= held.engine.sync(&held.seat, &held.source)?.is_some();
         }
         for held in owner.sources.values().filter(|held| syncs || held.engine.must_hold()) {
-            held.engine.hold(&held.seat, &held.source)?;
+            // What helps against refusals of production's does not help here.
+            let hint = format!("`pando show {}` says how it is doing", owner.name);
+            held.engine.hold(&held.seat, &held.source).map_err(|error| error.into_problem().hint(hint))?;
         }
         if !syncs {
             return Ok(());
