@@ -248,7 +248,7 @@ pub fn views(world: &World) -> Done<Vec<ImageView>> {
             base: base.reference,
             masked: image.masked,
             password: match image.port {
-                Some(_) => Some(String::from_utf8_lossy(&world.unseal(&image.password)?).into_owned()),
+                Some(_) => Some(world.unseal_text(&image.password)?),
                 None => None,
             },
             user: image.port.map(|_| image.user),

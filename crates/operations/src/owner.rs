@@ -152,7 +152,7 @@ impl Owner {
 
     /// The password of the clone's own user.
     pub fn password(&self, world: &World) -> Done<String> {
-        Ok(String::from_utf8_lossy(&world.unseal(&self.clone_record()?.password)?).into_owned())
+        world.unseal_text(&self.clone_record()?.password)
     }
 
     /// Has the clone another password, as far as whoever is told of it goes; the one it had.

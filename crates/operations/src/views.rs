@@ -50,7 +50,7 @@ fn runtime(record: &CloneRecord) -> RuntimeKind {
 /// A clone, whole.
 pub fn clone(world: &World, record: &CloneRecord, counted: bool) -> Done<CloneView> {
     let owner = Owner::of_clone(world, record.clone())?;
-    let password = String::from_utf8_lossy(&world.unseal(&record.password)?).into_owned();
+    let password = world.unseal_text(&record.password)?;
     let who = units::credentials(&password);
     let dir = world.home.clone_dir(&record.name);
     let users = in_use::of_clones(world, std::slice::from_ref(record))?.remove(&record.id).unwrap_or_default();

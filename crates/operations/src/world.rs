@@ -213,6 +213,11 @@ impl World {
         Ok(self.key.open(&bytes)?)
     }
 
+    /// The same of one that is text, such as a password.
+    pub fn unseal_text(&self, sealed: &Sealed) -> Done<String> {
+        Ok(String::from_utf8_lossy(&self.unseal(sealed)?).into_owned())
+    }
+
     /// Tells everybody who waits that something changed.
     pub fn ring(&self) {
         *lock(&self.bell.0) += 1;

@@ -54,7 +54,7 @@ impl Facts {
             put("clone.moment".to_owned(), clone.moment.to_string());
             put("owner.moment".to_owned(), clone.moment.to_string());
             put("clone.profile".to_owned(), clone.profile.to_string());
-            let word = String::from_utf8_lossy(&world.unseal(&clone.password)?).into_owned();
+            let word = world.unseal_text(&clone.password)?;
             secrets.push(word.clone());
             password = Some(word);
         }

@@ -328,7 +328,7 @@ impl Import {
     }
 
     fn admit(&mut self, run: &Run) -> Done<()> {
-        let password = String::from_utf8_lossy(&run.world.unseal(&self.stored(run)?.password)?).into_owned();
+        let password = run.world.unseal_text(&self.stored(run)?.password)?;
         provision::admit(run, &self.owner(run)?, Some(&password), false)
     }
 

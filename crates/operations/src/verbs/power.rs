@@ -156,7 +156,7 @@ impl Start {
         }
         let owner = Owner::named(&run.world, &self.clone)?;
         let record = owner.clone_record()?;
-        let password = String::from_utf8_lossy(&run.world.unseal(&record.password)?).into_owned();
+        let password = run.world.unseal_text(&record.password)?;
         provision::admit(run, &owner, Some(&password), record.record)?;
         set_state(run, &self.clone, CloneState::Running)
     }

@@ -207,7 +207,7 @@ impl Promote {
     }
 
     fn let_in(&self, run: &Run, owner: &Owner, record: bool) -> Done<()> {
-        let password = String::from_utf8_lossy(&run.world.unseal(&self.before.password)?).into_owned();
+        let password = run.world.unseal_text(&self.before.password)?;
         provision::admit(run, owner, Some(&password), record)
     }
 

@@ -108,7 +108,7 @@ pub fn prepare(build: &mut ImageBuild, run: &Run) -> Done<()> {
         Some(_) => held.engine.largest(&held.seat, &held.source)?,
         None => Vec::new(),
     };
-    let password = String::from_utf8_lossy(&run.world.unseal(&build.name.password.0)?).into_owned();
+    let password = run.world.unseal_text(&build.name.password.0)?;
     let salt = Some(salt(build, &plan, &password));
     let who = Credentials { user: build.name.user.clone(), password: Secret::new(password), salt };
     held.engine.admit(&held.seat, &held.source, Some(&who))?;
