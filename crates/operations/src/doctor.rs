@@ -49,7 +49,11 @@ impl Pando {
         for app in world.catalog.all::<AppRecord>().map_err(IntoProblem::into_problem)? {
             if app.state == AppState::Failed {
                 let found = format!("the mirror of {} has failed: {}", app.name, app.problem.unwrap_or_default());
-                let fix = "it is started on and on, and after five minutes made anew, at most once a day".to_owned();
+                let fix = format!(
+                    "`pando logs {}` shows why; it goes on when it can, and is made anew after five minutes, at most once a \
+                     day",
+                    app.name
+                );
                 items.push(item("mirrors", "problem", found, Some(fix)));
             }
         }
