@@ -12,9 +12,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use pando_catalog::{AppRecord, CloneRecord, Durability, OperationRecord, SnapshotRecord};
 use pando_engine::Link;
-use pando_model::{AppId, AppState, CloneState, Name, OperationState, OwnerId, Problem};
+use pando_model::{AppId, AppState, CloneState, Name, OperationState, OwnerId, Problem, UnitId};
 use pando_runtime::UnitState;
 
+use crate::dying::Dying;
 use crate::facade::loose_run;
 use crate::fault::{Done, Fault, IntoProblem};
 use crate::journal::{Run, run_now};
@@ -25,7 +26,7 @@ use crate::verbs::snapshot::Snapshot;
 use crate::verbs::thin::Thin;
 use crate::verbs::{link, recover_any};
 use crate::volumes::compose;
-use crate::world::{Dying, World, thresholds};
+use crate::world::{World, thresholds};
 use crate::{moments, units};
 
 /// How often production's log is looked at.
@@ -36,16 +37,10 @@ const ROUND: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(5);
 /// A stuck operation is tried again after so long.
 const STUCK: SignedDuration = SignedDuration::from_secs(30);
-/// A unit that died is started again no sooner than this; a mirror's server that dies soon after each start, after twice as
-/// long each time, up to 64 times this.
+/// A unit that died is started again no sooner than this.
 const RESTART: SignedDuration = SignedDuration::from_millis(300);
-/// So long a mirror's server must have lived to be none that dies soon.
-const SOUND: SignedDuration = SignedDuration::from_secs(20);
-/// A mirror whose server died soon after so many starts has failed. It is started on, and on.
-const FAILED_AFTER: u32 = 5;
-/// After so long of that the mirror is made anew: what it has is damaged. But not twice in a day, because a first copy
-/// is a load for production, and does not help where this machine is at fault.
-const DAMAGED_AFTER: SignedDuration = SignedDuration::from_mins(5);
+/// A mirror whose files are damaged is made anew no more often than this: a first copy is a load for production, and does not
+/// help where this machine is at fault.
 const ANEW_EVERY: SignedDuration = SignedDuration::from_hours(24);
 /// So long before a lease ends its owner is warned.
 const WARNING: SignedDuration = SignedDuration::from_mins(10);
@@ -166,31 +161,17 @@ pub fn ensure_units(world: &World, owner: &Owner, name: &Name, held: &Held) -> D
         }
     }
     let (now, live) = (world.now(), world.live(&owner.id, name));
-    if dead.is_none() && live.dying.as_ref().is_some_and(|dying| now.duration_since(dying.started) >= SOUND) {
+    if dead.is_none() && live.dying.as_ref().is_some_and(|dying| dying.is_over(now)) {
         world.set_live(&owner.id, name, |live| live.dying = None);
     }
-    if !missing {
+    if !missing || live.started.is_some_and(|at| now.duration_since(at) < RESTART) {
         return Ok(());
     }
-    let pause = match (dead, &live.dying) {
-        (Some(_), Some(dying)) => RESTART * (1 << dying.starts.min(6)),
-        _ => RESTART,
-    };
-    if live.started.is_some_and(|at| now.duration_since(at) < pause) {
-        return Ok(());
+    if let Some(unit) = dead {
+        let Some(dying) = Dying::again(live.dying.as_ref(), now, || words(world, unit)) else { return Ok(()) };
+        world.set_live(&owner.id, name, |live| live.dying = Some(dying));
     }
-    // The first time it may have been stopped in good order; after that it is heard before it is started again.
-    let dying = dead.map(|unit| match &live.dying {
-        None => Dying { since: now, started: now, starts: 1, why: String::new() },
-        Some(dying) => {
-            let why = units::died(world, unit, "its server dies at every start").to_string();
-            Dying { since: dying.since, started: now, starts: dying.starts + 1, why }
-        }
-    });
-    world.set_live(&owner.id, name, |live| {
-        live.started = Some(now);
-        live.dying = dying.or(live.dying.take());
-    });
+    world.set_live(&owner.id, name, |live| live.started = Some(now));
     // A receiver without its server, or the other way round: both begin anew.
     if let Some(receiver) = held.units.get("receiver") {
         world.runtime.ensure_gone(receiver)?;
@@ -256,12 +237,17 @@ pub fn follow_once(world: &Arc<World>, id: &OwnerId) -> Done<bool> {
     Ok(true)
 }
 
+/// What a server that dies at every start has said.
+fn words(world: &World, unit: &UnitId) -> String {
+    units::died(world, unit, "its server dies at every start").to_string()
+}
+
 /// Why a mirror's server does not come up, where it died too often for chance, and whether the mirror is to be made anew.
 fn hopeless(world: &World, owner: &Owner, name: &Name) -> Option<(String, bool)> {
-    let dying = world.live(&owner.id, name).dying.filter(|dying| dying.starts > FAILED_AFTER)?;
-    let long_ago = |at: Timestamp, span: SignedDuration| world.now().duration_since(at) >= span;
-    let damaged = long_ago(dying.since, DAMAGED_AFTER) && owner.app.copied_at.is_none_or(|at| long_ago(at, ANEW_EVERY));
-    Some((dying.why, damaged))
+    let (now, dying) = (world.now(), world.live(&owner.id, name).dying.filter(Dying::is_hopeless)?);
+    let may = owner.app.copied_at.is_none_or(|at| now.duration_since(at) >= ANEW_EVERY);
+    let anew = may && dying.is_damaged(now);
+    Some((dying.why, anew))
 }
 
 /// What the mirror needs is gone from production: the other thread makes a new first copy.
@@ -454,17 +440,26 @@ fn warn_of_lease(world: &Arc<World>, record: &CloneRecord, now: Timestamp) -> Do
     Ok(())
 }
 
-/// Starts servers that died. One that dies again within twenty seconds of that has failed.
+/// Starts servers that died, again and again; one that dies too often has failed. None can live in a full pool.
 fn keep_running(world: &Arc<World>, record: &CloneRecord, owner: &Owner) -> Done<()> {
     for (name, held) in owner.sources.iter().filter(|(_, held)| held.engine.serves(&held.source)) {
         let Some(unit) = held.units.get("server") else { continue };
-        if !matches!(world.runtime.state(unit)?, UnitState::Running { .. }) {
-            let live = world.live(&owner.id, name);
-            if live.started.is_some_and(|at| world.now().duration_since(at) < SignedDuration::from_secs(20)) {
-                let problem = units::died(world, unit, "its server dies at every start");
-                return fail(world, record, &problem.to_string());
+        let (now, dying) = (world.now(), world.live(&owner.id, name).dying);
+        if matches!(world.runtime.state(unit)?, UnitState::Running { .. }) {
+            if dying.is_some_and(|dying| dying.is_over(now)) {
+                world.set_live(&owner.id, name, |live| live.dying = None);
             }
-            world.set_live(&owner.id, name, |live| live.started = Some(world.now()));
+        } else {
+            let room = world.pool()?.room()?;
+            if room.free_bytes < thresholds(room.total_bytes).1 {
+                continue;
+            }
+            let Some(dying) = Dying::again(dying.as_ref(), now, || words(world, unit)) else { continue };
+            if dying.is_hopeless() {
+                world.set_live(&owner.id, name, |live| live.dying = None);
+                return fail(world, record, &dying.why);
+            }
+            world.set_live(&owner.id, name, |live| live.dying = Some(dying));
             world.event(
                 "server-restarted",
                 Some(&record.name),

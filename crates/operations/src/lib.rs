@@ -15,12 +15,14 @@
 //! | `units.rs` | servers of mirrors and clones |
 //! | `containers.rs` | clones whose servers run in containers |
 //! | `follow.rs` | the heartbeat: mirrors, schedules, leases |
+//! | `dying.rs` | servers that die soon after every start |
 //! | `views.rs` | what is shown |
 //! | `volumes/` | volumes of container engines |
 //! | `verbs/` | one file per verb |
 
 mod containers;
 mod doctor;
+mod dying;
 mod facade;
 mod fault;
 mod follow;

@@ -18,6 +18,7 @@ use pando_pool::PoolDriver;
 use pando_runtime::compose::Projects;
 use pando_runtime::{DockerRuntime, Runtime};
 
+use crate::dying::Dying;
 use crate::fault::{Done, failed, refused};
 use crate::home::Home;
 use crate::transfer::Transfers;
@@ -32,21 +33,8 @@ pub struct Live {
     pub changed: bool,
     /// When the units were last started, to keep restarts apart.
     pub started: Option<Timestamp>,
-    /// Whether a mirror's server dies, and is started, again and again.
+    /// What is known of a server that died.
     pub dying: Option<Dying>,
-}
-
-/// A mirror's server that dies soon after every start.
-#[derive(Debug, Clone)]
-pub struct Dying {
-    /// When it died first.
-    pub since: Timestamp,
-    /// When it was last started.
-    pub started: Timestamp,
-    /// How often it was.
-    pub starts: u32,
-    /// With what words it died.
-    pub why: String,
 }
 
 impl Default for Live {

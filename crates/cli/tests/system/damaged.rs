@@ -96,7 +96,7 @@ fn a_recording_clone_whose_files_are_damaged_is_rewound_to_its_last_second() {
             ranges.iter().any(|range| range["to"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap() >= last)
         };
         assert!(wait_until(Duration::from_secs(60), shown), "{}", stand.json(&["timeline", &name]));
-        damage(daemon, &PathBuf::from(copy.path("db")).canonicalize().unwrap(), kind);
+        damage(daemon, &copy.path("db").canonicalize().unwrap(), kind);
         let failed = || stand.show(&name).0["state"] == "failed";
         assert!(wait_until(Duration::from_secs(60), failed), "{}\n{}", stand.show(&name).0, world.logs(&name));
         let problem = stand.show(&name).0["problem"].as_str().unwrap().to_owned();

@@ -6,6 +6,7 @@ use pando_catalog::CloneRecord;
 use pando_engine::Link;
 use pando_host::FailAction;
 use pando_model::{AppState, CloneState};
+use pando_runtime::UnitState;
 
 use super::agree::{complaints, digest, open_operations};
 use super::kit::{Kit, go, name, request};
@@ -153,20 +154,40 @@ fn a_server_that_dies_is_started_again_and_one_that_always_dies_has_failed() {
     kit.link(false);
     kit.make_clone("shop", "dev", false);
     let unit = kit.there("dev").sources[&name("db")].units["server"].clone();
-    for _ in 0..3 {
+    let dies = |seconds: i64| {
         kit.runtime.exit(&unit, Some(1));
+        kit.pass(seconds);
         look_after_clones(&kit.world);
-        assert_eq!(kit.there("dev").state, CloneState::Running);
+        kit.there("dev")
+    };
+    // Now and then is no harm.
+    for _ in 0..10 {
+        assert_eq!(dies(1).state, CloneState::Running);
         well(&kit);
         kit.pass(30);
+        look_after_clones(&kit.world);
     }
-    kit.runtime.exit(&unit, Some(1));
+    // In a full pool none can live, and none is blamed for that.
+    kit.pool.set_full(true);
+    for _ in 0..10 {
+        assert_eq!(dies(30).state, CloneState::Running);
+        assert!(!matches!(kit.world.runtime.state(&unit).unwrap(), UnitState::Running { .. }));
+    }
+    kit.pool.set_full(false);
     look_after_clones(&kit.world);
+    well(&kit);
+    // Again and again: it is started later each time, and in the end no more.
+    assert_eq!(dies(0).state, CloneState::Running);
+    assert!(!matches!(kit.world.runtime.state(&unit).unwrap(), UnitState::Running { .. }), "at once");
+    kit.pass(1);
+    look_after_clones(&kit.world);
+    well(&kit);
+    for _ in 0..3 {
+        assert_eq!(dies(10).state, CloneState::Running);
+        well(&kit);
+    }
     kit.runtime.write_log(&unit, "FATAL:  the disk is on fire\n");
-    kit.runtime.exit(&unit, Some(1));
-    kit.pass(5);
-    look_after_clones(&kit.world);
-    let failed = kit.there("dev");
+    let failed = dies(10);
     assert_eq!(failed.state, CloneState::Failed);
     assert!(failed.problem.unwrap().contains("the disk is on fire"));
     look_after_clones(&kit.world);
