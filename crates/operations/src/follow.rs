@@ -230,6 +230,8 @@ pub fn follow_once(world: &Arc<World>, id: &OwnerId) -> Done<bool> {
                 for unit in ["receiver", "server"].iter().filter_map(|role| held.units.get(*role)) {
                     world.runtime.ensure_gone(unit)?;
                 }
+                // It did not die by itself.
+                world.set_live(&owner.id, name, |live| live.dying = None);
             }
         }
     }
@@ -289,6 +291,7 @@ fn room(world: &Arc<World>, owner: &Owner) -> Done<bool> {
         let why = format!("the pool has only {} MB free; free some, and it goes on by itself", usage.free_bytes >> 20);
         set_state(world, &owner.id, AppState::Paused, Some(why))?;
         units::stop_all(world, owner)?;
+        owner.sources.keys().for_each(|name| world.set_live(&owner.id, name, |live| live.dying = None));
         return Ok(false);
     }
     if paused && usage.free_bytes >= low {

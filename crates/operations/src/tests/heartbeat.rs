@@ -220,6 +220,19 @@ fn a_mirror_whose_server_dies_at_every_start_has_failed_and_is_made_anew_once() 
         kit.pulse();
         assert_eq!(kit.app("shop").state, AppState::Following);
     }
+    // One that Pando itself starts anew does not die.
+    for _ in 0..40 {
+        kit.engine.set_link(Link::Restart("its password is another".to_owned()));
+        kit.pass(10);
+        kit.pulse();
+    }
+    kit.engine.set_link(Link::Disconnected("nobody answers".to_owned()));
+    kit.pass(1);
+    kit.pulse();
+    assert_eq!(kit.app("shop").state, AppState::Disconnected);
+    following();
+    kit.pass(30);
+    kit.pulse();
     for _ in 0..5 {
         let app = dies(15);
         assert_eq!((app.state, app.problem.as_deref()), (AppState::Disconnected, Some("db: nobody answers")));
