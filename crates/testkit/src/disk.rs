@@ -32,7 +32,7 @@ use crate::{FsKind, tools, unmount};
 /// write there, so on a disk that tears its blocks of 4 KB it may not be mountable after a crash: seen twice in some 30
 /// crashes, with blocks of a directory and of reference counts (kernel 6.18). Its disks here write 4 KB whole, as most do.
 /// So is the superblock of btrfs, which is not copied on write, and of which the kernel believes the first copy alone: one
-/// that was torn cannot be mounted before `btrfs rescue super-recover`, seen once in some 2,500 crashes.
+/// that was torn cannot be mounted before `btrfs rescue super-recover`, seen once in more than a thousand crashes.
 fn sector(kind: FsKind, at: u64) -> usize {
     match kind {
         FsKind::Xfs => 4096,
