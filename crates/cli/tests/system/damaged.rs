@@ -1,5 +1,5 @@
-//! Mirrors whose files are damaged, so that their servers die at every start: what is told of them, that what there was
-//! before stays, and that they go on by themselves when the cause is gone.
+//! Mirrors and clones whose files are damaged, so that their servers die at every start: what is told of them, that what
+//! there was before stays, that mirrors go on by themselves when the cause is gone, and that recording clones are rewound.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::chaos::world::{Kind, World};
 use crate::cut_off::belongs;
 
-/// Whose mirrors: one of Redis would take in all of production's data once more, whatever its files say.
+/// Of which engines: a mirror of Redis would take in all of production's data once more, whatever its files say.
 const KINDS: [Kind; 2] = [Kind::Postgres, Kind::Mariadb];
 
 /// A mirror's tree.
@@ -52,7 +52,6 @@ fn a_mirror_whose_server_dies_at_every_start_is_told_and_goes_on_when_it_can() {
         until(kind, "failed");
         let problem = state(kind)["problem"].as_str().unwrap().to_owned();
         assert!(problem.contains("its server dies at every start"), "{problem}");
-        eprintln!("{problem}");
     }
     let doctor = daemon.pando(&["doctor"]);
     let text = String::from_utf8_lossy(&doctor.stdout).into_owned();

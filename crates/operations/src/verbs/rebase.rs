@@ -57,16 +57,11 @@ impl Rebase {
             .ok_or_else(|| Fault::Problem(failed(format!("{} is gone", self.name))))
     }
 
-    fn set_state(&self, run: &Run, state: AppState, problem: Option<String>) -> Done<()> {
-        let mut record = self.owner(run)?.app;
-        record.state = state;
-        record.problem = problem;
-        Ok(run.world.catalog.note(&record)?)
-    }
-
     fn mark(&mut self, run: &Run) -> Done<()> {
         run.world.need_room()?;
-        self.set_state(run, AppState::Rebasing, Some(self.why.clone()))
+        let mut record = self.owner(run)?.app;
+        (record.state, record.problem) = (AppState::Rebasing, Some(self.why.clone()));
+        Ok(run.world.catalog.note(&record)?)
     }
 
     fn stop(&mut self, run: &Run) -> Done<()> {
@@ -109,9 +104,8 @@ impl Rebase {
 
     fn show(&mut self, run: &Run) -> Done<()> {
         let mut record = self.owner(run)?.app;
-        record.copied_at = Some(run.world.now());
+        (record.state, record.problem, record.copied_at) = (AppState::Following, None, Some(run.world.now()));
         run.world.catalog.note(&record)?;
-        self.set_state(run, AppState::Following, None)?;
         let text = format!("a new first copy was made: {}; the timeline has a gap", self.why);
         run.world.event("mirror-rebased", Some(&self.name), &text);
         Ok(())

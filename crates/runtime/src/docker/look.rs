@@ -75,8 +75,7 @@ impl DockerRuntime {
 
     /// Whether the engine answers: less to ask than who it is, and less to wait for.
     pub fn answers(&self) -> Result<(), RuntimeError> {
-        let asked = self.client.ping();
-        asked.map(drop).map_err(failed(format!("asking the engine at {}", self.socket().display())))
+        self.client.ping().map_err(failed(format!("asking the engine at {}", self.socket().display())))
     }
 
     /// What the container of a unit may do; none when there is no container.

@@ -1,8 +1,8 @@
 //! Chaos against a model: several users at once with verbs that a seed draws, on apps of PostgreSQL, MariaDB and
 //! Redis, while the daemon is killed, servers of clones and of mirrors die, productions stop or crash and come back,
-//! the pool is filled to the last block and emptied, and, where clones live in containers, their engine is killed or hangs. The
-//! model is a map from names to what was last written there. After each round there is exactly what was acknowledged, and
-//! of what was cut off either all or nothing.
+//! the pool is filled to the last block and emptied, and, where clones live in containers, their engine is killed or
+//! hangs. The model is a map from names to what was last written there. After each round there is exactly what was
+//! acknowledged, and of what was cut off either all or nothing.
 
 mod users;
 pub mod world;
