@@ -1,9 +1,11 @@
-//! Production's address: a TCP proxy whose line can be cut, and which can be led to another server.
+//! Production's address: a TCP proxy whose line can be cut or stall, and which can be led to another server.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::Duration;
 
 /// Listens on loopback, or where it is told; forwards to wherever it is told.
 pub struct Proxy {
@@ -22,6 +24,9 @@ struct Shared {
     guests: AtomicUsize,
     /// What production says, and what is handed on instead: as many bytes.
     instead: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
+    /// How many bytes of production's a line hands on before it stalls. Zero: it never does.
+    stalls_after: AtomicUsize,
+    has_stalled: AtomicBool,
 }
 
 impl Proxy {
@@ -44,11 +49,20 @@ impl Proxy {
                 // Cut: whoever comes is dropped at once.
                 let Ok(host) = TcpStream::connect(("127.0.0.1", target)) else { continue };
                 let instead = shared.instead.lock().unwrap().clone();
-                for (from, to, instead) in [(&guest, &host, None), (&host, &guest, instead)] {
+                for (from, to, instead, is_productions) in
+                    [(&guest, &host, None, false), (&host, &guest, instead, true)]
+                {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let shared = Arc::clone(&shared);
                     std::thread::spawn(move || {
-                        pump(&from, &to, instead.as_ref());
+                        let mut passed = 0;
+                        pump(&from, &to, instead.as_ref(), |more| {
+                            passed += more;
+                            while is_productions && shared.stalls_at(passed) {
+                                shared.has_stalled.store(true, Ordering::SeqCst);
+                                sleep(Duration::from_millis(20));
+                            }
+                        });
                         if !shared.keeps_lines.load(Ordering::SeqCst) {
                             let _ = to.shutdown(Shutdown::Both);
                             let _ = from.shutdown(Shutdown::Both);
@@ -63,6 +77,7 @@ impl Proxy {
 
     /// Leads to another port, and cuts what is connected.
     pub fn lead_to(&self, target: u16) {
+        self.stall_after(0);
         self.shared.target.store(target, Ordering::SeqCst);
         for line in self.shared.lines.lock().unwrap().drain(..) {
             let _ = line.shutdown(Shutdown::Both);
@@ -78,6 +93,16 @@ impl Proxy {
     pub fn rewrite(&self, from: &str, to: &str) {
         assert_eq!(from.len(), to.len());
         *self.shared.instead.lock().unwrap() = Some((from.into(), to.into()));
+    }
+
+    /// Each line says nothing more behind so many bytes of production's, until it is cut.
+    pub fn stall_after(&self, bytes: usize) {
+        self.shared.stalls_after.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Whether a line has stalled.
+    pub fn has_stalled(&self) -> bool {
+        self.shared.has_stalled.load(Ordering::SeqCst)
     }
 
     /// Its port.
@@ -106,13 +131,21 @@ impl Proxy {
     }
 }
 
-fn pump(mut from: &TcpStream, mut to: &TcpStream, instead: Option<&(Vec<u8>, Vec<u8>)>) {
+impl Shared {
+    fn stalls_at(&self, passed: usize) -> bool {
+        let most = self.stalls_after.load(Ordering::SeqCst);
+        most != 0 && passed >= most
+    }
+}
+
+fn pump(mut from: &TcpStream, mut to: &TcpStream, instead: Option<&(Vec<u8>, Vec<u8>)>, mut before: impl FnMut(usize)) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
         if let Some((said, heard)) = instead {
             let found = buffer[..read].windows(said.len()).position(|window| window == said);
             found.into_iter().for_each(|at| buffer[at..at + said.len()].copy_from_slice(heard));
         }
+        before(read);
         if to.write_all(&buffer[..read]).is_err() {
             break;
         }

@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{Stand, mysql_family};
 use crate::any_second::Oracle;
 use crate::mysql_family::{ROWS, Side, find};
+use crate::proxy::Proxy;
 use crate::stand::Raised;
 
 const INSTALL: &str = "INSTALL PLUGIN clone SONAME 'mysql_clone.so'";
@@ -217,26 +218,27 @@ fn dumped_after_all(stand: &Stand, why: &str) {
 fn where_another_clone_of_production_is_under_way_a_dump_is_made() {
     let Some(stand) = with_rows() else { return };
     let other = MysqlProduction::start(&[]);
-    // It waits for nobody who went away.
-    stand.production.sql("SET GLOBAL clone_donor_timeout_after_network_failure = 0");
-    // A megabyte a second.
-    other.sql(&format!(
-        "{INSTALL}; SET GLOBAL clone_autotune_concurrency = OFF, GLOBAL clone_max_concurrency = 1, GLOBAL \
-         clone_max_data_bandwidth = 1, GLOBAL clone_valid_donor_list = '127.0.0.1:{}'",
-        stand.production.port()
-    ));
+    // It waits for nobody who went away, and long for one who takes nothing.
+    stand.production.sql(
+        "SET GLOBAL clone_donor_timeout_after_network_failure = 0, GLOBAL net_write_timeout = 600, GLOBAL \
+         net_read_timeout = 600",
+    );
+    let line = Proxy::new(stand.production.port());
+    line.stall_after(4 << 20);
+    other.sql(&format!("{INSTALL}; SET GLOBAL clone_valid_donor_list = '{}'", line.place()));
     std::thread::scope(|scope| {
         let (socket, into) = (other.socket(), other.data().with_file_name("copy"));
         let statement = format!(
             "CLONE INSTANCE FROM rep@'127.0.0.1':{} IDENTIFIED BY 'prod-secret' DATA DIRECTORY = '{}'",
-            stand.production.port(),
+            line.port(),
             into.display()
         );
         scope.spawn(move || sql_through::<Mysql>(&socket, "root", &statement));
-        assert!(wait_until(Duration::from_secs(20), || is_cloned(&stand)), "{}", other.log());
+        assert!(wait_until(Duration::from_secs(20), || line.has_stalled()), "{}", other.log());
         stand.link(&[]);
         assert!(is_cloned(&stand), "the other clone was over before");
         drop(other);
+        line.cut();
     });
     dumped_after_all(&stand, "Too many concurrent clone operations");
     // The next copy may be the plugin's again.
