@@ -139,11 +139,14 @@ sql = "UPDATE site SET url = 'http://{{{{db.host}}}}:{{{{db.port}}}}/{{{{clone.n
         let all = || {
             // For `@now` a snapshot of the app is taken, which stays: it is the app's.
             let counts = |name: &&str| *name == "dev" || !args.contains(&"dev@now");
-            let snapshots = |name: &str| stand.json(&["timeline", name])["snapshots"].as_array().unwrap().len();
-            let snapshots: Vec<usize> =
-                ["shop", "dev"].into_iter().filter(|name| counts(name)).map(snapshots).collect();
+            let snapshots = |name: &str| {
+                let all = stand.json(&["timeline", name])["snapshots"].clone();
+                let told = |one: &Value| format!("{} taken {}", one["id"], one["taken_at"]);
+                all.as_array().unwrap().iter().map(told).collect::<Vec<_>>()
+            };
+            let snapshots: Vec<_> = ["shop", "dev"].into_iter().filter(|name| counts(name)).map(snapshots).collect();
             let clones = stand.json(&["ls"])["clones"].as_array().unwrap().len();
-            format!("{clones} {snapshots:?}\n{}", self.state("dev"))
+            format!("{clones} {snapshots:#?}\n{}", self.state("dev"))
         };
         let before = all();
         fs::write(self.note(&format!("fail-{point}")), "").unwrap();
