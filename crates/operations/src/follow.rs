@@ -445,6 +445,7 @@ fn warn_of_lease(world: &Arc<World>, record: &CloneRecord, now: Timestamp) -> Do
 
 /// Starts servers that died, again and again; one that dies too often has failed. None can live in a full pool.
 fn keep_running(world: &Arc<World>, record: &CloneRecord, owner: &Owner) -> Done<()> {
+    let mut waits = false;
     for (name, held) in owner.sources.iter().filter(|(_, held)| held.engine.serves(&held.source)) {
         let Some(unit) = held.units.get("server") else { continue };
         let (now, dying) = (world.now(), world.live(&owner.id, name).dying);
@@ -455,6 +456,7 @@ fn keep_running(world: &Arc<World>, record: &CloneRecord, owner: &Owner) -> Done
         } else {
             let room = world.pool()?.room()?;
             if room.free_bytes < thresholds(room.total_bytes).1 {
+                waits = true;
                 continue;
             }
             let Some(dying) = Dying::again(dying.as_ref(), now, || words(world, unit)) else { continue };
@@ -478,6 +480,11 @@ fn keep_running(world: &Arc<World>, record: &CloneRecord, owner: &Owner) -> Done
                 live.pulse = pulse;
             });
         }
+    }
+    // No other trouble is told of a clone that is meant to run.
+    if waits != record.problem.is_some() {
+        let problem = waits.then(|| "it waits for room in the pool; free some, and it goes on by itself".to_owned());
+        world.catalog.note(&CloneRecord { problem, ..record.clone() })?;
     }
     if record.record {
         record_schedule(world, owner)?;

@@ -170,11 +170,14 @@ fn a_server_that_dies_is_started_again_and_one_that_always_dies_has_failed() {
     // In a full pool none can live, and none is blamed for that.
     kit.pool.set_full(true);
     for _ in 0..10 {
-        assert_eq!(dies(30).state, CloneState::Running);
+        let waits = dies(30);
+        assert_eq!(waits.state, CloneState::Running);
+        assert!(waits.problem.unwrap().contains("room"));
         assert!(!matches!(kit.world.runtime.state(&unit).unwrap(), UnitState::Running { .. }));
     }
     kit.pool.set_full(false);
     look_after_clones(&kit.world);
+    assert_eq!(kit.there("dev").problem, None);
     well(&kit);
     // Again and again: it is started later each time, and in the end no more.
     assert_eq!(dies(0).state, CloneState::Running);
