@@ -143,11 +143,7 @@ impl Owner {
 
     /// The clone, or the problem that this is an app.
     pub fn clone_record(&self) -> Done<&CloneRecord> {
-        self.clone.as_ref().ok_or_else(|| {
-            Fault::Problem(
-                not_found(format!("{} is an app, not a clone", self.name)).hint("`pando ls` shows the clones"),
-            )
-        })
+        self.clone.as_ref().ok_or_else(|| is_an_app(&self.name))
     }
 
     /// The password of the clone's own user.
@@ -157,11 +153,8 @@ impl Owner {
 
     /// Has the clone another password, as far as whoever is told of it goes; the one it had.
     pub fn exchange_password(&mut self, other: Sealed) -> Done<Sealed> {
-        self.clone_record()?;
-        match &mut self.clone {
-            Some(record) => Ok(std::mem::replace(&mut record.password, other)),
-            None => Ok(other),
-        }
+        let record = self.clone.as_mut().ok_or_else(|| is_an_app(&self.name))?;
+        Ok(std::mem::replace(&mut record.password, other))
     }
 
     /// Whether this owner keeps a log (mirrors always do, where their engine has one).
@@ -184,6 +177,10 @@ impl Owner {
         volumes.dedup();
         volumes
     }
+}
+
+fn is_an_app(name: &Name) -> Fault {
+    Fault::Problem(not_found(format!("{name} is an app, not a clone")).hint("`pando ls` shows the clones"))
 }
 
 /// A source of production, password included.
