@@ -373,11 +373,12 @@ async fn ls(context: &Context) -> Done {
                 human::time(image.moment, &context.zone),
                 human::bytes(image.data_bytes),
                 image.data_layers.to_string(),
+                if image.masked { "yes" } else { "-" }.to_owned(),
                 human::ago(image.built_at, now),
                 image.pushed_at.map_or_else(|| "-".to_owned(), |at| human::ago(at, now)),
             ]
         };
-        human::table(["IMAGE", "OF", "MOMENT", "DATA", "LAYERS", "BUILT", "PUSHED"], images.iter().map(row))
+        human::table(["IMAGE", "OF", "MOMENT", "DATA", "LAYERS", "MASKED", "BUILT", "PUSHED"], images.iter().map(row))
     })?;
     if images.is_empty() && !context.json {
         output::note("no images; pando image build NAME REF makes one");

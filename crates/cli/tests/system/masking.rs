@@ -406,6 +406,9 @@ fn kill_9_while_an_app_is_masked_leaves_no_clone_of_it() {
     struck(&mut shop.stand, "image-build.clear.before");
     let image = shop.stand.json(&["image", "ls"])[0].clone();
     assert!(image["masked"] == true && shop.canaries(&image).is_empty(), "{image}");
+    let listed = String::from_utf8(shop.stand.daemon.pando(&["image", "ls"]).stdout).unwrap();
+    let words: Vec<&str> = listed.lines().nth(1).unwrap().split_whitespace().collect();
+    assert!(listed.contains(" MASKED ") && words.contains(&"yes"), "{listed}");
     let gone = || shop.stand.json(&["ls"])["clones"] == json!([]);
     assert!(wait_until(Duration::from_secs(20), gone), "{}", shop.stand.json(&["ls"]));
     shop.stand.json(&["unlink", "shop"]);
