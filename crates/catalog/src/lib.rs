@@ -18,6 +18,9 @@ mod record;
 mod tests;
 mod volume;
 
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -45,6 +48,9 @@ pub enum CatalogError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// Its file cannot be made, or not be made private.
+    #[error("the catalog could not be opened")]
+    File(#[source] std::io::Error),
     /// A stored document is not what this version writes.
     #[error("a record of the catalog ({table} {id}) cannot be read")]
     Damaged {
@@ -70,6 +76,21 @@ pub enum CatalogError {
 
 fn sql(action: &'static str) -> impl Fn(rusqlite::Error) -> CatalogError {
     move |source| CatalogError::Sql { action, source }
+}
+
+/// Makes the catalog's file when it is missing, and lets nobody else read what is there: SQLite gives the files beside it the
+/// same mode, but not those that an earlier Pando has left.
+fn keep_private(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        match fs::set_permissions(&file, Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Whether a commit must be on disk when the call returns.
@@ -123,11 +144,12 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Opens the catalog at `path`, made when missing.
+    /// Opens the catalog at `path`, made when missing, and for nobody else to read.
     ///
     /// # Errors
     /// When the file cannot be used, or was written by a newer Pando.
     pub fn open(path: &Path) -> Result<Self, CatalogError> {
+        keep_private(path).map_err(CatalogError::File)?;
         let mut catalog = Self::prepare(Connection::open(path).map_err(sql("opened"))?)?;
         let reader = Connection::open(path).map_err(sql("opened"))?;
         reader.execute_batch("PRAGMA query_only = ON; PRAGMA busy_timeout = 1000;").map_err(sql("opened"))?;

@@ -1,5 +1,8 @@
 //! The catalog against a real SQLite file.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 use pando_model::{AppId, AppState, CloneId, OperationId, OperationState, Policy, VolumeId};
 
@@ -17,6 +20,24 @@ fn app(name: &str, seed: u32) -> AppRecord {
         copied_at: None,
         sources: Default::default(),
     }
+}
+
+#[test]
+fn nobody_else_reads_it_nor_what_an_earlier_pando_left_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog.db");
+    let modes = || {
+        let each = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
+        each.map(|meta| meta.permissions().mode() & 0o777).collect::<Vec<_>>()
+    };
+    let catalog = Catalog::open(&path).unwrap();
+    catalog.put(&app("shop", 1)).unwrap();
+    assert_eq!(modes(), [0o600; 3]);
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        std::fs::set_permissions(entry.unwrap().path(), Permissions::from_mode(0o644)).unwrap();
+    }
+    let _again = Catalog::open(&path).unwrap();
+    assert_eq!(modes(), [0o600; 3]);
 }
 
 #[test]
