@@ -1,5 +1,7 @@
-//! The one place that prints. Data goes to stdout; notes and problems go to stderr.
+//! The one place that prints. Data goes to stdout; notes and problems go to stderr. What servers say is in both, so nothing that
+//! commands a terminal is printed.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use pando_model::Problem;
@@ -7,10 +9,10 @@ use serde::Serialize;
 
 use crate::errors::Done;
 
-/// Data for people, as it stands.
+/// Data for people.
 pub fn text(text: &str) -> Done {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(harmless(text).as_bytes())?;
     Ok(out.flush()?)
 }
 
@@ -32,7 +34,13 @@ pub fn json_line<T: Serialize>(view: &T) -> Done {
 /// Something that is not data.
 pub fn note(text: &str) {
     // Nobody is left to be told when stderr is gone.
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", harmless(text));
+}
+
+/// Without control characters, but for the ends of lines and tabs.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if text.contains(commands) { text.replace(commands, " ").into() } else { text.into() }
 }
 
 /// A problem: one line, its causes, one hint; with `json` also as JSON, on the last line.
@@ -67,5 +75,10 @@ mod tests {
         let expected =
             "error: cannot clone shop\n  because: the pool is full\n  because: no space left\n  hint: pando doctor";
         assert_eq!(words(&problem), expected);
+    }
+
+    #[test]
+    fn nothing_that_commands_a_terminal_is_printed() {
+        assert_eq!(harmless("a\tb\nERR \u{1b}]0;title\u{7}\r\u{9b}2J"), "a\tb\nERR  ]0;title   2J");
     }
 }
