@@ -45,7 +45,7 @@ pub(crate) fn make(image: &ImageConfig) -> Result<(), PoolError> {
         file.set_len(image.size)?;
         Ok::<_, io::Error>(file)
     };
-    let file = write().map_err(failed("making image", &unseen))?;
+    let file = write().inspect_err(|_| drop(remove_if_there(&unseen))).map_err(failed("making image", &unseen))?;
     mkfs(&unseen)?;
     file.sync_all().map_err(failed("syncing", &unseen))?;
     fs::rename(&unseen, &image.file).map_err(failed("naming", &image.file))?;

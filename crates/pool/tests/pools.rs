@@ -53,6 +53,10 @@ fn a_home_without_shared_blocks_gets_an_image_that_survives_a_reboot() {
     assert_eq!(fs::read_dir(&home).unwrap().count(), 0, "choosing leaves nothing");
 
     assert!(open(&config).is_err(), "what was not made cannot be opened");
+    let mut huge = config.clone();
+    huge.image.as_mut().unwrap().size = 1 << 62;
+    assert!(create(&huge).is_err());
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 0, "what cannot be made leaves nothing");
     create(&config).unwrap();
     create(&config).unwrap();
     let pool = open(&config).unwrap();
