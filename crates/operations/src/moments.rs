@@ -504,6 +504,9 @@ fn nearest(world: &World, owner: &Owner, time: Timestamp, why: &str) -> Done<Pro
         }
         (Some(earlier), None) => format!("the last moment that can be served is {earlier}"),
         (None, Some(later)) => format!("the first moment that can be served is {later}"),
+        (None, None) if !owner.records() => {
+            format!("it keeps no log (pando clone --record does); pando snapshot {} keeps its state of now", owner.name)
+        }
         (None, None) => "no moment can be served yet".to_owned(),
     };
     Ok(refused(format!("the moment {time} of {} {why}", owner.name)).hint(hint))

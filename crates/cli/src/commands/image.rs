@@ -182,8 +182,8 @@ async fn build(context: &Context, args: BuildArgs) -> Done {
     let begun = context.client.build_image(&body).await?;
     let Some(ended) = context.finish(begun, args.detach).await? else { return Ok(()) };
     if let Some(file) = &args.output {
-        let begun = context.client.save_image(&ImageSaveRequest { reference }).await?;
-        travel::take(context, begun, (!to_stdout).then_some(file)).await?;
+        let body = ImageSaveRequest { reference };
+        travel::take(context, context.client.save_image(&body), (!to_stdout).then_some(file)).await?;
     }
     if to_stdout {
         return Ok(());

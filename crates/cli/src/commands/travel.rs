@@ -5,10 +5,12 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pando_model::{ExportRequest, ImportRequest, Name, OperationState, OperationView, Profile, StepState};
+use pando_model::{
+    ErrorKind, ExportRequest, ImportRequest, Name, OperationState, OperationView, Problem, Profile, StepState,
+};
 
 use super::clone::profiles;
-use super::{of_clone, reader};
+use super::{Begun, of_clone, reader};
 use crate::context::{Context, why};
 use crate::errors::{Done, Error};
 use crate::{human, output};
@@ -46,15 +48,23 @@ pub async fn export(context: &Context, args: &ExportArgs) -> Done {
         return Err(Error::usage("an archive is not for a terminal", "pando export NAME > FILE.tar, or --output FILE"));
     }
     let target = context.target(&args.target)?;
-    let begun = context.client.export(&target.name, &ExportRequest { moment: target.moment }).await?;
-    let ended = take(context, begun, args.output.as_deref()).await?;
+    let body = ExportRequest { moment: target.moment };
+    let ended = take(context, context.client.export(&target.name, &body), args.output.as_deref()).await?;
     told(context, &ended, args.output.is_some())
 }
 
-/// Fetches what an operation gives into a file, which appears when it is whole, or to standard output.
-pub(super) async fn take(context: &Context, begun: OperationView, file: Option<&Path>) -> Done<OperationView> {
+/// Begins an operation and fetches what it gives into a file, which appears when it is whole, or to standard output.
+pub(super) async fn take(
+    context: &Context,
+    begin: impl Future<Output = Begun>,
+    file: Option<&Path>,
+) -> Done<OperationView> {
+    let out: Box<dyn Write> = match file {
+        Some(file) => Box::new(File::create_new(part(file)).map_err(|error| cannot_write(file, &error))?),
+        None => Box::new(io::stdout().lock()),
+    };
     let ended = tokio::select! {
-        ended = fetch(context, begun, file) => ended,
+        ended = fetch(context, begin, out, file) => ended,
         _ = tokio::signal::ctrl_c() => Err(Error::Quiet(130)),
     };
     if let (Err(_), Some(file)) = (&ended, file) {
@@ -70,25 +80,31 @@ fn part(file: &Path) -> PathBuf {
     name.into()
 }
 
+fn cannot_write(file: &Path, error: &io::Error) -> Error {
+    let problem = Problem::new(ErrorKind::Failed, format!("{} could not be written", file.display()));
+    Problem { causes: vec![error.to_string()], ..problem }.into()
+}
+
 /// Fetches what the operation gives, and waits for its end.
-async fn fetch(context: &Context, begun: OperationView, file: Option<&Path>) -> Done<OperationView> {
+async fn fetch(
+    context: &Context,
+    begin: impl Future<Output = Begun>,
+    mut out: Box<dyn Write>,
+    file: Option<&Path>,
+) -> Done<OperationView> {
+    let begun = begin.await?;
     let id = begun.id.clone();
     let streams = |operation: &OperationView| {
         operation.steps.iter().any(|step| step.name == "stream" && step.state != StepState::Waiting)
     };
     let begun = context.watch_until(begun, streams).await?;
-    let mut out: Box<dyn Write> = match file {
-        Some(file) => Box::new(File::create_new(part(file))?),
-        None => Box::new(io::stdout().lock()),
-    };
     let (taken, ended) =
         tokio::join!(context.client.take_data(&id, |bytes| out.write_all(bytes)), context.watch(begun));
     let ended = ended?;
     // Who cannot write says so; else the operation knows best why it did not go well.
     if let Ok(Err(error)) = taken {
         // A reader that went away is no success here: what it has is not an archive.
-        let problem = pando_model::Problem::new(pando_model::ErrorKind::Failed, "the archive could not be written");
-        return Err(pando_model::Problem { causes: vec![error.to_string()], ..problem }.into());
+        return Err(cannot_write(file.unwrap_or(Path::new("the archive")), &error));
     }
     if ended.state != OperationState::Done {
         return Err(why(&ended).into());
@@ -130,8 +146,8 @@ pub async fn import(context: &Context, args: ImportArgs) -> Done {
         Box::new(io::stdin())
     } else {
         Box::new(File::open(&args.file).map_err(|error| {
-            let problem = pando_model::Problem::from_error(pando_model::ErrorKind::NotFound, &error);
-            Error::from(pando_model::Problem { message: format!("{}: {error}", args.file.display()), ..problem })
+            let problem = Problem::from_error(ErrorKind::NotFound, &error);
+            Error::from(Problem { message: format!("{}: {error}", args.file.display()), ..problem })
         })?)
     };
     let body = ImportRequest { clone: args.clone, profile: args.profile, outward_links: args.outward_links };

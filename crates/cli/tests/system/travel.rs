@@ -137,6 +137,13 @@ fn what_is_not_whole_or_does_not_fit_is_refused_in_one_line() {
     refused("text", &b"this is no archive".repeat(100), "refused");
     stand.fails(4, &["export", "shop@2001-01-01"]);
     stand.fails(3, &["export", "nobody"]);
+    let nowhere = dir.path().join("nowhere/shop.tar").display().to_string();
+    let text = stand.fails(1, &["export", "shop", "--output", &nowhere]);
+    assert!(text.contains(&format!("{nowhere} could not be written")), "{text}");
+    stand.json(&["clone", "shop", "dev"]);
+    let text = stand.fails(4, &["rewind", "dev@-1s"]);
+    assert!(text.contains("keeps no log") && text.contains("--record"), "{text}");
+    stand.json(&["rm", "dev"]);
     // Whoever goes away in the middle leaves nothing.
     let mut out = command(&stand.daemon, &["export", "shop"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(out.stdout.take());
