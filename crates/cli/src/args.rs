@@ -60,7 +60,7 @@ pub enum Command {
     Serve(serve::ServeArgs),
     /// Make or adopt a pool: the storage that clones live on
     Init(serve::InitArgs),
-    /// Say what is there, what is missing, and the command that mends it (exit code 1 when something is)
+    /// Say what is there, what is missing, and the command that mends it (exit code 1 when something does not work)
     Doctor,
     /// Show what Pando does on a small production made for it, and check each step
     #[command(long_about = DEMO)]

@@ -135,7 +135,7 @@ fn mariadb(source: &SourceView) -> Option<Plan> {
 fn no_address(clone: &CloneView, name: &Name) -> Error {
     let problem = Problem::new(ErrorKind::Refused, format!("{}/{name} has no address to connect to", clone.name));
     if clone.volumes.is_empty() {
-        return problem.into();
+        return problem.hint(format!("pando env {} prints what there is", clone.name)).into();
     }
     problem
         .hint("its server runs in a container of yours: docker exec, or the address that your project gives it")
