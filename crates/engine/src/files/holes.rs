@@ -11,6 +11,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{OFlags, SeekFrom};
 
@@ -50,25 +51,28 @@ fn add_new(mirror: &Path, production: &Path) -> io::Result<()> {
         if kind.is_dir() {
             fs::create_dir(&here)?;
             add_new(&here, &there)?;
-        } else if let Some(length) = entry.metadata().ok().and_then(|found| length_if_holey(&there, &found)) {
-            set(&OpenOptions::new().write(true).create_new(true).mode(0o600).open(&here)?, length)?;
+        } else if let Some(found) = entry.metadata().ok().filter(|found| is_holey(&there, found)) {
+            set(&OpenOptions::new().write(true).create_new(true).mode(0o600).open(&here)?, &found)?;
         }
     }
     Ok(())
 }
 
 fn lengthen(here: &Path, there: &Path) -> io::Result<()> {
-    let length = fs::symlink_metadata(there).ok().filter(Metadata::is_file).map_or(0, |found| found.len());
-    if length > fs::symlink_metadata(here)?.len() {
-        set(&OpenOptions::new().write(true).open(here)?, length)?;
+    let Some(found) = fs::symlink_metadata(there).ok().filter(Metadata::is_file) else { return Ok(()) };
+    if found.len() > fs::symlink_metadata(here)?.len() {
+        set(&OpenOptions::new().write(true).open(here)?, &found)?;
     }
     Ok(())
 }
 
-fn set(file: &File, length: u64) -> io::Result<()> {
-    file.set_len(length)?;
-    // Made in the same tick of the kernel's clock as production's, it would pass for a finished copy.
-    file.set_modified(std::time::UNIX_EPOCH)
+/// Gives a file the length of production's, and a time that production's has not and never gets.
+fn set(file: &File, production: &Metadata) -> io::Result<()> {
+    file.set_len(production.len())?;
+    // With production's time it would pass for a finished copy: with one of the same tick of the kernel's
+    // clock, and with 0, which reproducible builds and ostree give to all they write.
+    let before = production.modified()?.checked_sub(Duration::from_nanos(1));
+    file.set_modified(before.ok_or(io::ErrorKind::InvalidData)?)
 }
 
 fn missing_blocks(found: &Metadata) -> u64 {
@@ -76,12 +80,11 @@ fn missing_blocks(found: &Metadata) -> u64 {
 }
 
 /// Compressed files have few blocks, too; only the file system knows where there is a hole.
-fn length_if_holey(path: &Path, found: &Metadata) -> Option<u64> {
-    if missing_blocks(found) < WORTH {
-        return None;
-    }
-    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).ok()?;
-    let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
-    let hole = rustix::fs::seek(&file, SeekFrom::Hole(0)).ok()?;
-    (hole < found.len()).then_some(found.len())
+fn is_holey(path: &Path, found: &Metadata) -> bool {
+    let first_hole = || {
+        let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).ok()?;
+        let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+        rustix::fs::seek(&file, SeekFrom::Hole(0)).ok()
+    };
+    missing_blocks(found) >= WORTH && first_hole().is_some_and(|hole| hole < found.len())
 }

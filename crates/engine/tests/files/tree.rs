@@ -155,6 +155,30 @@ fn holes_stay_holes_when_copied_and_when_updated() {
 }
 
 #[test]
+fn a_file_with_holes_is_copied_whatever_its_time() {
+    if !require("rsync") {
+        return;
+    }
+    const MIB: u64 = 1 << 20;
+    let kit = Kit::new();
+    let write = |name: &str, length: u64| {
+        let file = File::options().create(true).truncate(false).write(true).open(kit.production().join(name)).unwrap();
+        file.set_len(length).unwrap();
+        file.write_all_at(b"HEAD", 0).unwrap();
+        file.write_all_at(b"TAIL", length - 4).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    };
+    write("grows", 2 * MIB);
+    kit.ingest();
+    write("grows", 4 * MIB);
+    write("new", 4 * MIB);
+    kit.sync();
+    for name in ["grows", "new"] {
+        assert!(fs::read(kit.production().join(name)).unwrap() == fs::read(kit.mirror().join(name)).unwrap(), "{name}");
+    }
+}
+
+#[test]
 fn blocks_that_did_not_change_stay_shared_with_the_snapshot() {
     if !require("rsync") || !require("filefrag") {
         return;
