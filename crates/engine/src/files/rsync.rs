@@ -71,8 +71,9 @@ pub fn flags(root: bool, first: bool) -> Vec<String> {
     }
     if root {
         // btrfs shows its compression property as an attribute that no other file system takes; rules of
-        // one's own replace rsync's, which leave out `system.` (ACLs travel by --acls).
-        flags.extend(["--acls", "--xattrs", "--filter=-x btrfs.*", "--filter=-x system.*"]);
+        // one's own replace rsync's, which leave out `system.` (ACLs travel by --acls). `sr`: on both sides,
+        // or with --delete-excluded the receiver takes an ACL for an attribute that production has not.
+        flags.extend(["--acls", "--xattrs", "--filter=-xsr btrfs.*", "--filter=-xsr system.*"]);
     } else {
         // In place means opening the copy for writing, which a mode such as 0444 forbids all but root.
         flags.push("--chmod=Du+rwx,Fu+rw");

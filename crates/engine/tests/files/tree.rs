@@ -90,6 +90,14 @@ fn as_root_owners_acls_and_attributes_are_kept_and_devices_left_out() {
     assert!(attributes.contains("user.colour") && attributes.contains("trusted.secret"), "{attributes}");
     assert!(!to.join("null").exists());
 
+    // Also where there is nothing to copy, and of two names that are linked anew.
+    fs::hard_link(from.join("f"), from.join("twin")).unwrap();
+    for _ in 0..3 {
+        kit.sync();
+        assert!(tool("getfacl", &["-cnp", &copy]).contains("user:4242:r--"));
+        assert_eq!(fs::metadata(to.join("f")).unwrap().ino(), fs::metadata(to.join("twin")).unwrap().ino());
+    }
+
     // What is taken off production goes away here, too.
     tool("setfacl", &["-b", &path]);
     tool("setfattr", &["-x", "user.colour", &path]);
