@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
 
+use crate::nearest;
+
 /// What knows one kind of source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -76,7 +78,10 @@ pub struct SourceUrl {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SourceUrlError {
     /// Not a URL at all. The text is not repeated: it may hold a password.
-    #[error("this is not a URL ({0}); a source looks like postgres://user:password@host/database or file:///srv/files")]
+    #[error(
+        "this is not a URL ({0}); a source looks like postgres://user:password@host/database, its password \
+         percent-encoded, or file:///srv/files"
+    )]
     Malformed(String),
     /// A scheme that no engine knows.
     #[error(
@@ -84,9 +89,19 @@ pub enum SourceUrlError {
          and toolkit+NAME://"
     )]
     Scheme(String),
-    /// A part is missing.
+    /// A part is missing, or would be read as another.
     #[error("{0}")]
     Part(&'static str),
+    /// An option that nobody would look at.
+    #[error("{scheme}:// addresses have no option {name}; {help}")]
+    Option {
+        /// The scheme as typed.
+        scheme: String,
+        /// The option as typed.
+        name: String,
+        /// The one that was probably meant, or all.
+        help: String,
+    },
 }
 
 impl SourceUrl {
@@ -135,6 +150,29 @@ pub fn is_secret(option: &str) -> bool {
 const ENCRYPTED_REDIS: &str = "Redis cannot be followed by TLS: lead it through a tunnel (ssh -L 6390:127.0.0.1:6379, \
      stunnel) and link redis://:password@127.0.0.1:6390/0";
 
+/// What is behind an address' host is shown, and stored in the clear.
+const PASSWORD: &str = "there is an @ behind this address' host: percent-encode the password, with %40 for @, %2F for / and \
+     %3F for ? (and an @ that is none of a password's, too)";
+
+/// What is behind a `#` would be lost.
+const FRAGMENT: &str = "a # in a source's URL is written %23";
+
+/// What is behind a `?` would be lost.
+const NO_OPTIONS: &str = "a ? in the path of a file:// or ssh:// source is written %3F";
+
+/// MySQL's and MariaDB's: which of the two it is only whoever links finds out.
+const MYSQL_OPTIONS: &[&str] = &[
+    "clone-plugin",
+    "datadir",
+    "socket",
+    "ssl",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-verify-server-cert",
+];
+
 /// How the scheme of a toolkit's URL begins.
 const TOOLKIT: &str = "toolkit+";
 
@@ -152,6 +190,42 @@ fn decode(text: &str) -> String {
         index += if escaped.is_some() { 3 } else { 1 };
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// The options that a scheme's addresses may have; `None`: any, libpq or the toolkit knows which.
+fn known_options(scheme: &str) -> Option<&'static [&'static str]> {
+    match scheme {
+        "mariadb" | "mysql" => Some(MYSQL_OPTIONS),
+        "redis" | "valkey" | "file" => Some(&[]),
+        "ssh" => Some(&["identity", "known_hosts"]),
+        _ => None,
+    }
+}
+
+/// Refuses what would be read as something else than was meant. Nothing of a password is repeated: whatever may be
+/// one is looked for first.
+fn check_rest(url: &Url, engine: EngineKind) -> Result<(), SourceUrlError> {
+    let path_or_query = [Some(url.path()), url.query()];
+    let has_host = url.host_str().is_some_and(|host| !host.is_empty());
+    if engine != EngineKind::Files && has_host && path_or_query.into_iter().flatten().any(|part| part.contains('@')) {
+        return Err(SourceUrlError::Part(PASSWORD));
+    }
+    if url.fragment().is_some() {
+        return Err(SourceUrlError::Part(FRAGMENT));
+    }
+    match (url.scheme(), url.query()) {
+        ("file", Some(_)) | ("ssh", Some("")) => return Err(SourceUrlError::Part(NO_OPTIONS)),
+        _ => {}
+    }
+    let Some(known) = known_options(url.scheme()) else { return Ok(()) };
+    let Some((name, _)) = url.query_pairs().find(|(name, _)| !known.contains(&name.as_ref())) else { return Ok(()) };
+    let help = match nearest(&name, known.iter().copied()) {
+        Some(near) => format!("did you mean {near}?"),
+        None if known.is_empty() => "they have none".to_owned(),
+        None => format!("known are {}", known.join(", ")),
+    };
+    let name = name.escape_debug().to_string();
+    Err(SourceUrlError::Option { scheme: url.scheme().to_owned(), name, help })
 }
 
 fn is_toolkit(name: &str) -> bool {
@@ -175,6 +249,7 @@ impl FromStr for SourceUrl {
             other if other.strip_prefix(TOOLKIT).is_some_and(is_toolkit) => EngineKind::Toolkit,
             other => return Err(SourceUrlError::Scheme(other.to_owned())),
         };
+        check_rest(&url, engine)?;
         let source = Self {
             engine,
             scheme: url.scheme().to_owned(),
@@ -275,6 +350,66 @@ mod tests {
         assert!("ssh://deploy@web1/srv/files".parse::<SourceUrl>().is_ok());
         for bad in ["", "shop", "file:///", "ssh:///x", "http://x/y", "ssh://-oProxyCommand=x/y", "file:///a%0Ab"] {
             assert!(bad.parse::<SourceUrl>().is_err(), "{bad}");
+        }
+    }
+
+    fn refusal(text: &str) -> String {
+        text.parse::<SourceUrl>().map_or_else(|error| error.to_string(), |url| format!("it is {url}"))
+    }
+
+    #[test]
+    fn a_password_that_is_not_percent_encoded_is_never_taken_for_something_else_or_repeated() {
+        for bad in [
+            "mariadb://pando:12/SECRET@127.0.0.1:15502/blog",
+            "mysql://pando:12?SECRET@127.0.0.1/blog",
+            "mysql://pando:12?SE=CRET&SECRET@127.0.0.1/blog",
+            "mariadb://pando:12#SECRET@127.0.0.1/blog",
+            "postgres://pando:pa'ss:w@rd/SECRET@127.0.0.1:15501/shop",
+            "postgres://pando:w@rd?SECRET@127.0.0.1/shop",
+            "redis://pando:12/SECRET@cache/0",
+            "redis://:12/SECRET@cache/0",
+            "toolkit+etcd://root:23/SECRET@etcd:2379",
+            "postgres://pando:se/SECRET@127.0.0.1/shop",
+        ] {
+            let said = refusal(bad);
+            assert!(said.contains("percent-encode") || said.contains("%23"), "{bad}: {said}");
+            assert!(!said.contains("SE") && !said.contains("127.0.0.1"), "{bad}: {said}");
+        }
+        let read = |text: &str| text.parse::<SourceUrl>().ok().and_then(|url| url.password);
+        assert_eq!(read("postgres://u:a%40b%2Fc@h/d").as_deref(), Some("a@b/c"));
+        assert_eq!(read("postgres://u:a@b@h/d").as_deref(), Some("a@b"));
+        for good in ["postgres:///d?host=@pg", "mysql://h/a%40b", "toolkit+sqlite:///srv/a@b.db", "ssh://u@h/a@b"] {
+            assert!(good.parse::<SourceUrl>().is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_lost_of_an_address_is_refused_with_what_was_meant() {
+        for (bad, sign) in [
+            ("file:///srv/conf#x", "%23"),
+            ("file:///srv/q?y", "%3F"),
+            ("file:///srv/q?", "%3F"),
+            ("ssh://web/srv/q?", "%3F"),
+            ("ssh://web/srv/q?y", "no option y; known are identity, known_hosts"),
+            ("ssh://web/srv/q?identiy=/k", "did you mean identity?"),
+            ("postgres://h/d#x", "%23"),
+            ("mariadb://h/d?datadri=none&x=y", "mariadb:// addresses have no option datadri; did you mean datadir?"),
+            ("mysql://h/d?sslmode=x", "did you mean ssl-mode?"),
+            ("mysql://h/d?socket=/s&database=x", "known are clone-plugin, datadir, socket, "),
+            ("redis://h/0?tls=1", "redis:// addresses have no option tls; they have none"),
+        ] {
+            let said = refusal(bad);
+            assert!(said.contains(sign), "{bad}: {said}");
+        }
+        assert_eq!("file:///srv/a%23b%3Fc".parse::<SourceUrl>().map(|url| url.path), Ok("/srv/a#b?c".to_owned()));
+        for good in [
+            "ssh://web/srv?identity=/k&known_hosts=/h",
+            "postgres://h/d?sslmode=require&x=y",
+            "toolkit+x://h?anything=1",
+            "mysql://h/d?socket=/s&ssl-ca=/c&ssl-mode=REQUIRED&clone-plugin=none",
+            "mariadb://h/d?datadir=none&ssl=1&ssl-cert=/c&ssl-key=/k&ssl-verify-server-cert=1",
+        ] {
+            assert!(good.parse::<SourceUrl>().is_ok(), "{good}");
         }
     }
 }

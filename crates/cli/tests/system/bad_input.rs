@@ -57,7 +57,7 @@ const MOMENTS: [&str; 22] = [
     "\u{202e}wen",
 ];
 
-const URLS: [&str; 18] = [
+const URLS: [&str; 22] = [
     "postgres://",
     "postgres://boss:canary-7f3a91@127.0.0.1:1/postgres",
     "postgres://boss:canary-7f3a91@127.0.0.1:99999/postgres",
@@ -67,6 +67,10 @@ const URLS: [&str; 18] = [
     "postgres://boss:canary-7f3a91@127.0.0.1:1/postgres?host=/etc&passfile=/etc/shadow",
     "postgres://boss:canary-7f3a91@127.0.0.1:1/%00",
     "postgres://boss:canary-7f3a91@127.0.0.1:1/%0a%0d",
+    "postgres://boss:pa'ss:w@rd/canary-7f3a91@127.0.0.1:1/postgres",
+    "mariadb://boss:12/canary-7f3a91@127.0.0.1:1/blog",
+    "mysql://boss:12?canary-7f3a91@127.0.0.1:1/blog",
+    "redis://boss:12#canary-7f3a91@127.0.0.1:1/0",
     "file://",
     "file:///",
     "file://relative/path",
