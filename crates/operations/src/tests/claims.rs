@@ -269,6 +269,28 @@ fn a_link_that_is_refused_by_production_says_why_and_leaves_nothing() {
 }
 
 #[test]
+fn pandos_own_home_and_pool_are_refused_as_production_and_so_is_what_holds_them() {
+    let kit = Kit::new();
+    let home = kit.world.home.root().to_owned();
+    let pool = kit.world.pool().unwrap().root().to_owned();
+    let beside = home.with_file_name("beside");
+    std::fs::create_dir(&beside).unwrap();
+    let away = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(&home, away.path().join("link")).unwrap();
+    let link = |path: &std::path::Path| {
+        let mut wanted = shop(true);
+        wanted.sources[1].url = format!("file://{}", path.display());
+        go(&kit.world, &["shop"], |world| link::Link::new(world, wanted.clone()))
+    };
+    for own in [&home, &home.join("log"), &pool, &home.join(".."), &away.path().join("link")] {
+        refused(link(own), "lie inside one another");
+        well(&kit);
+    }
+    link(&beside).unwrap();
+    well(&kit);
+}
+
+#[test]
 fn whoever_comes_after_an_operations_end_is_not_refused_for_it() {
     let kit = Kit::new();
     let world = Arc::clone(&kit.world);

@@ -7,11 +7,14 @@
 //! linking again.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use pando_catalog::{AppRecord, AppSource, Durability};
 use pando_engine::{Instead, Link as Following, Preflight, Source};
-use pando_model::{AppId, AppState, EngineKind, HookPoint, LinkRequest, Name, OwnerId, Problem, UnitId, VolumeId};
+use pando_model::{
+    AppId, AppState, EngineKind, HookPoint, LinkRequest, Name, OwnerId, Problem, SourceUrl, UnitId, VolumeId,
+};
 use serde::{Deserialize, Serialize};
 
 use super::prepare::Prepare;
@@ -244,6 +247,7 @@ pub fn examine(world: &World, app: &mut AppRecord, owner: &Owner, refusal: &str)
     let mut fixes = Vec::new();
     let mut bytes = 0;
     for (name, held) in &owner.sources {
+        refuse_own(world, &held.source.url)?;
         let (kind, found) = preflight(world, held).map_err(|mut problem| {
             problem.message = format!("the source {name} {refusal}: {}", problem.message);
             problem
@@ -276,6 +280,23 @@ pub fn examine(world: &World, app: &mut AppRecord, owner: &Owner, refusal: &str)
     let mut problem = failed(format!("{} {refusal}", app.name));
     problem.causes = wrong;
     Err(if fixes.is_empty() { problem } else { problem.hint(fixes.join("\n        ")) }.into())
+}
+
+/// A copy of Pando's home would have its key, its token and every secret in it; what lies in the pool is some source's
+/// data, and the pool may lie in the home.
+fn refuse_own(world: &World, url: &SourceUrl) -> Result<(), Problem> {
+    let Some(path) = Path::new(&url.path).canonicalize().ok().filter(|_| url.scheme == "file") else { return Ok(()) };
+    let home = world.home.root();
+    let pool = world.pool()?.root().canonicalize().ok();
+    let in_pool = pool.as_deref().is_some_and(|pool| path != pool && path.starts_with(pool));
+    let holds = [Some(home), pool.as_deref()].into_iter().flatten().find(|own| own.starts_with(&path));
+    match holds.or_else(|| Some(home).filter(|home| path.starts_with(home) && !in_pool)) {
+        None => Ok(()),
+        Some(own) => {
+            let what = format!("{} and Pando's own {} lie inside one another", path.display(), own.display());
+            Err(refused(what).hint("keep Pando's home and its pool out of what is linked"))
+        }
+    }
 }
 
 /// Asks the engine that the URL names, and where that one says that another knows what is there, that other: then the
