@@ -316,7 +316,9 @@ fn begins_anew(world: &World, owner: &Owner, last: Option<&SnapshotRecord>) -> D
 fn schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
     let every = SignedDuration::from_secs(owner.app.policy.snapshot_every_seconds.max(1));
     let snapshots = owner.snapshots(world)?;
-    let due = snapshots.last().is_none_or(|last| world.now().duration_since(last.taken_at) >= every);
+    // Where production's clock was set back, the last one taken is not the last one by its moment.
+    let taken = snapshots.iter().map(|snapshot| snapshot.taken_at).max();
+    let due = taken.is_none_or(|last| world.now().duration_since(last) >= every);
     // Directories tell only by a sync whether they changed.
     let changed =
         owner.sources.iter().any(|(name, held)| !units::has_server(held.kind) || world.live(&owner.id, name).changed);

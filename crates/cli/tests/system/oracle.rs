@@ -148,3 +148,48 @@ fn t04_t06_any_second_is_what_production_says_it_was_through_crashes_failover_an
     stand.json(&["unlink", "shop"]);
     stand.end(&[]);
 }
+
+#[test]
+fn t04_where_productions_clock_is_far_ahead_moments_are_by_it() {
+    with_clock(300);
+}
+
+#[test]
+fn t04_where_productions_clock_is_far_behind_moments_are_by_it() {
+    with_clock(-300);
+}
+
+fn with_clock(seconds: i64) {
+    for both in [false, true] {
+        let Some(stand) = Stand::of(ProductionOptions { clock: true, ..with(&[]) }) else { return };
+        stand.production.set_clock(seconds);
+        stand.production.psql("CREATE TABLE mark (n int); INSERT INTO mark VALUES (1)");
+        if both {
+            stand.link_both(&[])
+        } else {
+            stand.link(&[])
+        };
+        sleep(Duration::from_millis(1100));
+        let clock = || stand.production.psql("SELECT to_json(clock_timestamp() AT TIME ZONE 'UTC') #>> '{}'") + "Z";
+        let first = clock();
+        sleep(Duration::from_millis(1100));
+        stand.production.psql("INSERT INTO mark VALUES (2)");
+        let second = clock();
+        let taken = stand.json(&["snapshot", "shop"])["result"]["snapshot"].as_str().unwrap().to_owned();
+        sleep(Duration::from_millis(1100));
+        stand.production.psql("INSERT INTO mark VALUES (3)");
+        let shown = |moment: &str| {
+            let copy = stand.copy(&format!("shop@{moment}"), "dev");
+            let rows = copy.sql("SELECT string_agg(n::text, ' ' ORDER BY n) FROM mark");
+            stand.json(&["rm", "dev"]);
+            rows
+        };
+        let timeline = stand.json(&["timeline", "shop"]);
+        let from = timeline["ranges"][0]["from"].as_str().unwrap();
+        for (moment, rows) in [(&*taken, "1 2"), (&*second, "1 2"), (&*first, "1"), (from, "1"), ("now", "1 2 3")] {
+            assert_eq!(shown(moment), rows, "{seconds} s, {both}: {moment}\n{timeline}\n{}", stand.events());
+        }
+        stand.json(&["unlink", "shop"]);
+        stand.end(&[]);
+    }
+}

@@ -269,7 +269,7 @@ impl<F: Flavor> Engine for FamilyEngine<F> {
             _ => mirror::stands(self, &log, seat, source, &mark)?,
         };
         let from = Point { epoch: mark.epoch, timeline: 0, lsn, time };
-        let at = from.time.unwrap_or(asked).min(asked);
+        let at = from.time.unwrap_or(asked);
         Ok(Mark { from, at, rolls: true })
     }
 

@@ -318,7 +318,7 @@ impl Engine for PostgresEngine {
             .ok_or_else(|| EngineError::Invalid(format!("the log begins behind the snapshot's position {minimum}")))?;
         let timeline = if timeline == 0 { first_stop.timeline } else { timeline };
         let from = Point { lsn: minimum, timeline, ..first_stop };
-        let at = from.time.unwrap_or(asked).min(asked);
+        let at = from.time.unwrap_or(asked);
         Ok(Mark { from, at, rolls: true })
     }
 

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::{Done, Fault, IntoProblem, failed, refused};
 use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep, run_now};
-use crate::moments::{self, ask_production, older_work};
+use crate::moments::{self, ask_production, files_at, older_work};
 use crate::owner::{Owner, tree_seat};
 use crate::units;
 use crate::world::World;
@@ -88,7 +88,8 @@ pub fn not_before(run: &Run, owner: &Owner, time: Timestamp) -> Done<SnapshotRec
         None => Some(world.claim(&[owner.name.to_string()], "snapshot", true)?),
     };
     // Those who waited may find what they need made by the one before them.
-    let newest = owner.snapshots(world)?.into_iter().rev().find(|snapshot| snapshot.moment >= time);
+    let fresh = |snapshot: &SnapshotRecord| files_at(owner, snapshot).unwrap_or(snapshot.moment) >= time;
+    let newest = owner.snapshots(world)?.into_iter().rev().find(fresh);
     match newest {
         Some(snapshot) => Ok(snapshot),
         None => of_owner(run, owner),
@@ -330,10 +331,10 @@ impl Snapshot {
             marks.insert(name.clone(), (tree.clone(), mark));
         }
         if synced {
-            self.wait_for_log(run, &owner)?;
+            self.asked = self.wait_for_log(run, &owner)?;
         }
         let moment = if synced || owner.clone.is_some() || self.fence.is_some() {
-            self.asked
+            self.ahead(run, &marks).map_or(self.asked, |ahead| ahead.max(self.asked))
         } else {
             self.reached(run, &owner, &marks)?
         };
@@ -344,7 +345,8 @@ impl Snapshot {
         for (name, (tree, mut mark)) in marks {
             if mark.rolls && mark.from.time.is_none() {
                 // Nothing was committed since the log began, so by this moment it is as it was then.
-                mark.at = mark.at.min(moment);
+                let heard = world.live(&owner.id, &name).pulse.through;
+                mark.at = heard.map_or(moment, |heard| heard.min(moment));
             }
             let at = if mark.rolls { moment } else { mark.at };
             let stored = SnapshotSource { tree, at, mark: serde_json::to_value(&mark).unwrap_or_default() };
@@ -395,13 +397,25 @@ impl Snapshot {
             let through = heard.or(kept.filter_map(|stretch| stretch.through).max()).unwrap_or(mark.at);
             reached = Some(reached.map_or(through, |known| known.min(through)));
         }
-        Ok(reached.unwrap_or(self.asked).min(run.world.now()))
+        Ok(reached.unwrap_or(self.asked))
+    }
+
+    /// What the trees hold of production at the latest, where its clock is ahead of this machine's: moments are production's,
+    /// and a tree is not rolled back.
+    fn ahead(&self, run: &Run, marks: &BTreeMap<Name, (PoolSnapshotId, pando_engine::Mark)>) -> Option<Timestamp> {
+        let now = run.world.now();
+        let held_at = |(name, (_, mark)): (&Name, &(PoolSnapshotId, pando_engine::Mark))| match mark.from.time {
+            None => run.world.live(&self.owner, name).pulse.through.filter(|through| *through > now),
+            time => time,
+        };
+        marks.iter().filter(|(_, (_, mark))| mark.rolls).filter_map(held_at).max()
     }
 
     /// With directories the moment is fixed; the log must be complete up to it before it is promised, or there is
     /// no snapshot. Right after a link, or on a busy machine, one look may not be enough: the log's programs take
-    /// seconds to connect.
-    fn wait_for_log(&self, run: &Run, owner: &Owner) -> Done<()> {
+    /// seconds to connect. Answers the moment: where production's clock is behind this machine's, what it says.
+    fn wait_for_log(&self, run: &Run, owner: &Owner) -> Done<Timestamp> {
+        let mut moment = self.asked;
         for (name, held) in owner.sources.iter().filter(|(_, held)| units::has_log(held.kind)) {
             let through = run.world.live(&owner.id, name).pulse.through;
             let mut complete = through.is_some_and(|through| through >= self.asked);
@@ -410,9 +424,9 @@ impl Snapshot {
                     break;
                 }
                 let pulse = ask_production(owner, held)?;
-                // Production was asked after the sync began, and the log has reached what it said: that holds
-                // even where production's clock is behind this machine's.
+                // Production was asked after the sync began, and the log has reached what it said.
                 complete = pulse.link == Link::Following && pulse.through.is_some();
+                moment = pulse.through.filter(|_| complete).map_or(moment, |through| through.min(moment));
                 let away = pulse.link != Link::Following;
                 run.world.set_live(&owner.id, name, |live| live.pulse = pulse);
                 if away {
@@ -424,7 +438,7 @@ impl Snapshot {
                 return Err(failed(text).hint(older_work(owner)).into());
             }
         }
-        Ok(())
+        Ok(moment)
     }
 }
 
