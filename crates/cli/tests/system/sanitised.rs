@@ -229,3 +229,55 @@ fn secrets_show_in_no_log_no_argument_no_open_file_and_not_in_the_catalog() {
     assert!(!stand.json(&["show", "shop"]).to_string().contains(QUIET));
     stand.end(&[]);
 }
+
+const MAPPED: &str = "mapped-secret-7";
+
+#[test]
+fn t16_databases_that_nobody_may_enter_are_cut_off_too_and_stay_closed() {
+    let Some(stand) = Stand::of(with(&["max_prepared_transactions = 5"])) else { return };
+    let production = &stand.production;
+    for database in ["hidden", "half", "ruin"] {
+        production.psql(&format!("CREATE DATABASE {database}"));
+    }
+    for database in ["hidden", "half", "ruin", "template1"] {
+        production.psql_in(database, "CREATE FOREIGN DATA WRAPPER elsewhere");
+        production.psql_in(database, "CREATE SERVER elsewhere FOREIGN DATA WRAPPER elsewhere");
+        let mapping = format!("CREATE USER MAPPING FOR PUBLIC SERVER elsewhere OPTIONS (password '{MAPPED}')");
+        production.psql_in(database, &mapping);
+    }
+    production.psql("ALTER DATABASE hidden ALLOW_CONNECTIONS false");
+    // As a crash in the middle of a cut leaves one that was closed.
+    production.psql("ALTER DATABASE half SET pando.opened = on");
+    // As a DROP DATABASE leaves one that was interrupted.
+    production.psql("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'ruin'");
+    stand.link(&["--snapshot-every", "1h"]);
+
+    for (moment, name) in [("shop@latest", "prepared"), ("shop@now", "rolled")] {
+        let copy = stand.copy(moment, name);
+        let open = copy.sql("SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database WHERE datallowconn");
+        let shut = copy.sql("SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database WHERE NOT datallowconn");
+        assert_eq!((open.as_str(), shut.as_str()), ("postgres,template1", "half,hidden,template0"), "{name}");
+        assert_eq!(copy.sql("SELECT count(*) FROM pg_db_role_setting"), "0");
+        copy.sql("ALTER DATABASE hidden ALLOW_CONNECTIONS true");
+        let inside = copy.url().replace("/postgres", "/hidden");
+        let mapping = sql_at(&inside, "SELECT coalesce(umoptions::text, '-') FROM pg_user_mappings").unwrap();
+        assert_eq!(mapping, "-", "{name}");
+    }
+    let archive = tempfile::TempDir::new().unwrap();
+    let to = archive.path().join("shop.tar");
+    stand.json(&["export", "shop@now", "--output", to.to_str().unwrap()]);
+    let archived = fs::read(&to).unwrap();
+    assert!(archived.len() > 1 << 20);
+    assert!(!archived.windows(MAPPED.len()).any(|window| window == MAPPED.as_bytes()), "a password has left");
+
+    // One that waits for what does not end is told so.
+    production.psql("CREATE ROLE pando PASSWORD 'x'");
+    production.psql("BEGIN; ALTER ROLE pando CONNECTION LIMIT 50; PREPARE TRANSACTION 'xa1'");
+    // A clone ends at a commit.
+    production.psql("CREATE TABLE later ()");
+    let told = stand.fails(4, &["clone", "shop@now", "never"]);
+    assert!(told.contains("pg_prepared_xacts"), "{told}");
+    production.psql("ROLLBACK PREPARED 'xa1'");
+    stand.copy("shop@now", "again");
+    stand.end(&["pg_prepared_xacts"]);
+}

@@ -17,8 +17,22 @@ use super::session::connect;
 use crate::{Credentials, EngineError};
 
 fn failed(action: &str) -> impl Fn(postgres::Error) -> EngineError + '_ {
-    move |source| EngineError::Server { action: action.to_owned(), source: Box::new(source) }
+    move |source| {
+        if source.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+            return EngineError::Invalid(format!(
+                "{action} has to wait for a transaction that does not end, one that is prepared perhaps: end it \
+                 (SELECT * FROM pg_prepared_xacts; then COMMIT PREPARED or ROLLBACK PREPARED)"
+            ));
+        }
+        EngineError::Server { action: action.to_owned(), source: Box::new(source) }
+    }
 }
+
+/// Production's prepared transactions hold their locks here too, for ever.
+const IMPATIENT: &str = "SET lock_timeout = '10s'";
+
+/// Set for a database that nobody may enter, in the transaction that opens it, until it is closed again.
+const OPENED: &str = "pando.opened";
 
 /// What is cut in catalogs that all databases share: login passwords, and the subscriptions' way to production.
 const CUT_SHARED: [(&str, &str); 2] = [
@@ -35,6 +49,7 @@ const CUT_LOCAL: [(&str, &str); 1] =
 
 /// Cuts, and rewrites what was cut: the old rows would stay in the pages, for a superuser to read.
 fn apply(client: &mut Client, cuts: &[(&str, &str)]) -> Result<(), postgres::Error> {
+    client.batch_execute(IMPATIENT)?;
     for (table, update) in cuts {
         if client.execute(*update, &[])? > 0 {
             client.batch_execute(&format!("VACUUM (FULL) pg_catalog.{table}"))?;
@@ -43,20 +58,51 @@ fn apply(client: &mut Client, cuts: &[(&str, &str)]) -> Result<(), postgres::Err
     Ok(())
 }
 
-/// Cuts what points to production, in all databases.
+/// Cuts what points to production, in all databases, also in those that nobody may enter: they are opened for it.
+///
+/// # Crash consistency
+/// A database that is opened says so itself, in the same transaction: one that a crash leaves open is closed when the cut
+/// is made again, and before that no tree is handed out.
 pub fn cut(client: &mut Client, run: &Path, port: u16, superuser: &str) -> Result<(), EngineError> {
     let action = failed("cutting a clone off production");
     client.batch_execute("SET session_replication_role = replica").map_err(&action)?;
     apply(client, &CUT_SHARED).map_err(&action)?;
-    let rows = client
-        .query("SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND datname <> 'template1'", &[])
-        .map_err(&action)?;
-    for row in rows {
-        let database: String = row.get(0);
-        let mut client = connect(run, port, superuser, &database).map_err(&action)?;
-        apply(&mut client, &CUT_LOCAL).map_err(&action)?;
+    // What a DROP DATABASE left that was interrupted cannot be entered nor opened.
+    for row in
+        client.query("SELECT datname FROM pg_catalog.pg_database WHERE datconnlimit = -2", &[]).map_err(&action)?
+    {
+        client.batch_execute(&format!("DROP DATABASE {}", identifier(row.get(0)))).map_err(&action)?;
+    }
+    let asked = format!(
+        "SELECT datname, NOT datallowconn OR EXISTS (
+            SELECT FROM pg_catalog.pg_db_role_setting
+            WHERE setdatabase = d.oid AND setrole = 0 AND '{OPENED}=on' = ANY (setconfig))
+         FROM pg_catalog.pg_database d WHERE datname <> 'template0'"
+    );
+    for row in client.query(&asked, &[]).map_err(&action)? {
+        let (database, closed): (&str, bool) = (row.get(0), row.get(1));
+        let cut = || apply(&mut connect(run, port, superuser, database)?, &CUT_LOCAL);
+        let done = if closed { opened(client, database, cut) } else { cut() };
+        done.map_err(&action)?;
     }
     Ok(())
+}
+
+/// Does something in a database that nobody may enter, which is closed again whatever becomes of it.
+fn opened(
+    client: &mut Client,
+    database: &str,
+    work: impl FnOnce() -> Result<(), postgres::Error>,
+) -> Result<(), postgres::Error> {
+    let name = identifier(database);
+    // Statements that are sent together are one transaction.
+    client.batch_execute(&format!(
+        "ALTER DATABASE {name} SET {OPENED} = on; ALTER DATABASE {name} ALLOW_CONNECTIONS true"
+    ))?;
+    let done = work();
+    let closed = client
+        .batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false; ALTER DATABASE {name} RESET {OPENED}"));
+    done.and(closed)
 }
 
 /// Gives the clone's own superuser its password.
@@ -67,6 +113,7 @@ pub fn let_in(client: &mut Client, who: &Credentials) -> Result<(), EngineError>
     let verifier = verifier(who);
     // A failing statement must not put even the verifier into the server's log.
     client.batch_execute("SET log_min_error_statement = panic; SET log_statement = none").map_err(&action)?;
+    client.batch_execute(IMPATIENT).map_err(&action)?;
     let rights = "SUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS LOGIN CONNECTION LIMIT -1 VALID UNTIL 'infinity'";
     let altered = client.batch_execute(&format!("ALTER ROLE {role} {rights} PASSWORD '{verifier}'"));
     match altered {

@@ -73,7 +73,8 @@ SELECT json_build_object(
   'sees_settings', pg_has_role(current_user, 'pg_read_all_settings', 'member'),
   'settings', (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN (
      'max_connections','max_worker_processes','max_wal_senders','max_prepared_transactions',
-     'max_locks_per_transaction','max_replication_slots','wal_level','shared_preload_libraries',
+     'max_locks_per_transaction','max_replication_slots','max_active_replication_origins','wal_level',
+     'shared_preload_libraries',
      'TimeZone','DateStyle','IntervalStyle','default_text_search_config','search_path','bytea_output',
      'max_slot_wal_keep_size','wal_segment_size','track_commit_timestamp')),
   'bytes', (SELECT coalesce(sum(pg_database_size(oid)), 0) FROM pg_database
@@ -82,7 +83,8 @@ SELECT json_build_object(
   'unlogged', (SELECT count(*) FROM pg_class WHERE relpersistence = 'u' AND relkind = 'r'),
   'tablespaces', (SELECT coalesce(json_agg(spcname), '[]') FROM pg_tablespace
                   WHERE spcname NOT IN ('pg_default', 'pg_global')),
-  'locales', (SELECT coalesce(json_agg(DISTINCT datcollate::text), '[]') FROM pg_database WHERE datallowconn),
+  'locales', (SELECT coalesce(json_agg(DISTINCT datcollate::text), '[]') FROM pg_database
+              WHERE datname <> 'template0' AND datconnlimit <> -2),
   'libc', (SELECT max(pg_collation_actual_version(oid)) FROM pg_collation WHERE collprovider = 'c')
 )";
 
