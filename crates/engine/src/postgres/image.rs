@@ -6,7 +6,7 @@ use std::path::Path;
 use postgres::Client;
 
 use super::facts::{Facts, identifier};
-use super::session::connect;
+use super::session::{connect, connect_somewhere};
 use super::{settings, tree};
 use crate::{Baked, EngineError, Finding, ImageContent, Seat, Stage};
 
@@ -59,8 +59,10 @@ pub fn largest(run: &Path, port: u16, user: &str) -> Result<Vec<(String, u64)>, 
 
 /// The databases that can be entered.
 pub fn databases(run: &Path, port: u16, user: &str) -> Result<Vec<String>, postgres::Error> {
-    let mut client = connect(run, port, user, "postgres")?;
-    let rows = client.query("SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn", &[])?;
+    let mut client = connect_somewhere(run, port, user, "postgres")?;
+    // -2 is what an interrupted DROP DATABASE leaves: it can only be dropped.
+    let asked = "SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn AND datconnlimit <> -2";
+    let rows = client.query(asked, &[])?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 

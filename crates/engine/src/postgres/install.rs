@@ -17,7 +17,7 @@ pub struct Installation {
     pub major: u32,
     /// Its whole version, such as `15.18`.
     pub version: String,
-    bin: PathBuf,
+    pub(super) bin: PathBuf,
 }
 
 impl Installation {

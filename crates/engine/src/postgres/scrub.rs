@@ -15,7 +15,7 @@ use postgres::Client;
 
 use super::facts::identifier;
 use super::image::databases;
-use super::session::connect;
+use super::session::{connect, connect_somewhere};
 use crate::EngineError;
 
 /// Limits that production has set for sessions are not meant for this one.
@@ -27,7 +27,7 @@ pub fn scrub(run: &Path, port: u16, user: &str) -> Result<(), EngineError> {
         action: "taking out of the files what was changed".to_owned(),
         source: Box::new(source),
     };
-    let mut client = connect(run, port, user, "postgres").map_err(failed)?;
+    let mut client = connect_somewhere(run, port, user, "postgres").map_err(failed)?;
     refuse_prepared(&mut client)?;
     for name in databases(run, port, user).map_err(failed)? {
         let mut client = connect(run, port, user, &name).map_err(failed)?;

@@ -17,9 +17,20 @@ pub struct Settings(Vec<(String, String)>);
 /// Names the socket of a server without TCP.
 pub const SOCKET_PORT: u16 = 5432;
 
-/// Libraries that act on their own (T-17): never loaded into a clone.
-const SCHEDULERS: [&str; 7] =
-    ["pg_cron", "pg_net", "pg_partman_bgw", "pglogical", "bdr", "timescaledb_osm", "pg_background"];
+/// Libraries that act on their own, or on other servers (T-17): never loaded into a clone.
+const SCHEDULERS: [&str; 11] = [
+    "pg_cron",
+    "pg_net",
+    "pg_partman_bgw",
+    "pg_failover_slots",
+    "pglogical",
+    "spock",
+    "bdr",
+    "pgactive",
+    "citus",
+    "timescaledb_osm",
+    "pg_background",
+];
 
 /// Settings that belong to Pando: a user's `--set` may not touch them.
 const OURS: [&str; 24] = [
@@ -70,9 +81,12 @@ impl Settings {
 /// what changes the meaning of data or queries.
 fn common(facts: &Facts, installation: &Installation, run: &Path) -> Settings {
     let mut settings = everywhere(facts);
-    settings
-        .set("shared_preload_libraries", preload(facts, installation).0.join(","))
-        .set("unix_socket_directories", run.to_string_lossy());
+    let libraries = preload(facts, installation).0;
+    settings.set("shared_preload_libraries", libraries.join(",")).set("unix_socket_directories", run.to_string_lossy());
+    if libraries.iter().any(|name| bare(name) == "timescaledb") {
+        // Its tables need it; its jobs, which change and drop data, do not run without workers (T-17).
+        settings.set("timescaledb.max_background_workers", "0");
+    }
     settings
 }
 
@@ -110,6 +124,14 @@ fn everywhere(facts: &Facts) -> Settings {
         .set("update_process_title", "off")
         .set("wal_recycle", "off")
         .set("wal_init_zero", "off");
+    // Each replication origin of production's needs a place: without one the server does not start.
+    let places = |name: &str| {
+        facts.settings.get(name).and_then(|count| count.parse::<u32>().ok()).unwrap_or(0).max(10).to_string()
+    };
+    settings.set("max_replication_slots", places("max_replication_slots"));
+    if facts.major >= 18 {
+        settings.set("max_active_replication_origins", places("max_active_replication_origins"));
+    }
     // At least two segments must fit, however large production chose them.
     let segment = facts.settings.get("wal_segment_size").and_then(|size| size.parse::<u64>().ok()).unwrap_or(0);
     let (least, most) = if segment > 40 << 20 { ("2GB", "4GB") } else { ("80MB", "1GB") };
@@ -127,7 +149,12 @@ pub fn preload(facts: &Facts, installation: &Installation) -> (Vec<String>, Vec<
         })
         .into_iter()
         .flatten()
-        .partition(|name| !SCHEDULERS.contains(&name.as_str()) && installation.library_exists(name))
+        .partition(|name| !SCHEDULERS.contains(&bare(name)) && installation.library_exists(name))
+}
+
+/// A library's name of all that it may be written as: `$libdir/pg_cron`, `/usr/lib/postgresql/15/lib/pg_cron.so`.
+fn bare(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name).trim_end_matches(".so")
 }
 
 /// The mirror's settings: a standby that only Pando talks to.
@@ -148,8 +175,7 @@ pub fn mirror(facts: &Facts, installation: &Installation, run: &Path, conninfo: 
         .set("wal_receiver_status_interval", "1s")
         // Half of it is how long an idle link stays silent before production is asked for a sign of life.
         .set("wal_receiver_timeout", "5s")
-        .set("wal_receiver_create_temp_slot", "off")
-        .set("max_replication_slots", "10");
+        .set("wal_receiver_create_temp_slot", "off");
     settings
 }
 
@@ -173,8 +199,7 @@ pub fn clone(
         .set(
             "wal_level",
             if facts.settings.get("wal_level").is_some_and(|l| l == "logical") { "logical" } else { "replica" },
-        )
-        .set("max_replication_slots", "10");
+        );
     if profile == Profile::Disposable {
         // Commits stay synchronous: without syncs that costs next to nothing, and what was acknowledged is there
         // after a crash of the server, and in a clone of the clone.
@@ -274,5 +299,46 @@ mod tests {
     fn the_door_is_closed_until_it_is_opened() {
         assert!(!host_based(false).contains("host "));
         assert!(host_based(true).contains("scram-sha-256"));
+    }
+
+    #[test]
+    fn t17_what_acts_on_its_own_is_not_loaded_however_it_is_written() {
+        let (dir, installation) = installation(&["pg_cron", "timescaledb", "auto_explain"]);
+        let cron = dir.path().join("lib/pg_cron.so");
+        let written = format!("\"$libdir/pg_cron\", pg_cron.so,{}, timescaledb, $libdir/auto_explain", cron.display());
+        let facts = facts(15, &[("shared_preload_libraries", &written)]);
+        let (loaded, left_out) = preload(&facts, &installation);
+        assert_eq!((loaded.join(","), left_out.len()), ("timescaledb,$libdir/auto_explain".to_owned(), 3));
+        // Its jobs change data.
+        let text = common(&facts, &installation, dir.path()).text();
+        assert!(text.contains("timescaledb.max_background_workers = '0'"), "{text}");
+    }
+
+    #[test]
+    fn production_s_replication_origins_have_their_places() {
+        let text = |major: u32, set: &[(&str, &str)]| everywhere(&facts(major, set)).text();
+        assert!(text(15, &[("max_replication_slots", "40")]).contains("max_replication_slots = '40'"));
+        assert!(text(15, &[("max_replication_slots", "0")]).contains("max_replication_slots = '10'"));
+        assert!(!text(17, &[]).contains("max_active_replication_origins"));
+        let newer = text(18, &[("max_active_replication_origins", "64")]);
+        assert!(newer.contains("max_active_replication_origins = '64'"), "{newer}");
+    }
+
+    fn facts(major: u32, settings: &[(&str, &str)]) -> Facts {
+        let settings: std::collections::BTreeMap<_, _> = settings.iter().copied().collect();
+        serde_json::from_value(serde_json::json!({ "major": major, "settings": settings })).unwrap()
+    }
+
+    /// One with these libraries.
+    fn installation(libraries: &[&str]) -> (tempfile::TempDir, Installation) {
+        let dir = tempfile::tempdir().unwrap();
+        for part in ["bin", "lib"] {
+            std::fs::create_dir(dir.path().join(part)).unwrap();
+        }
+        for library in libraries {
+            std::fs::write(dir.path().join(format!("lib/{library}.so")), "").unwrap();
+        }
+        let installation = Installation { major: 15, version: "15.4".to_owned(), bin: dir.path().join("bin") };
+        (dir, installation)
     }
 }
