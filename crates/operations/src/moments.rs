@@ -184,14 +184,13 @@ fn roll(held: &Held, mark: &Mark, want: Want) -> Done<Option<Point>> {
 
 fn latest(world: &World, owner: &Owner, asked: String) -> Done<Plan> {
     let snapshots = owner.snapshots(world)?;
-    let newest =
-        snapshots.iter().rev().find(|snapshot| snapshot.prepared.is_some()).or_else(|| snapshots.last()).ok_or_else(
-            || {
-                Fault::Problem(
-                    refused(format!("{} has no snapshot yet", owner.name)).hint("wait for `link`, or: pando snapshot"),
-                )
-            },
-        )?;
+    // Of a clone nothing is prepared but what bookmarks have made, be it of long ago.
+    let prepared = snapshots.iter().rev().find(|snapshot| owner.clone.is_none() && snapshot.prepared.is_some());
+    let newest = prepared.or_else(|| snapshots.last()).ok_or_else(|| {
+        Fault::Problem(
+            refused(format!("{} has no snapshot yet", owner.name)).hint("wait for `link`, or: pando snapshot"),
+        )
+    })?;
     whole(owner, newest, asked)
 }
 

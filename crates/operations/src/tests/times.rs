@@ -7,13 +7,16 @@
 
 use jiff::Timestamp;
 use pando_engine::Link;
-use pando_model::{AppState, ErrorKind, Moment, Problem, RangeView};
+use pando_model::{AppState, ErrorKind, Moment, Problem, RangeView, SnapshotId};
 
 use super::agree::complaints;
 use super::kit::{Kit, go, name, request, time};
 use crate::fault::Fault;
+use crate::follow::look_after_clones;
+use crate::journal::run_now;
 use crate::moments::{self, Plan};
 use crate::verbs::clone;
+use crate::verbs::prepare::Prepare;
 
 fn before_the_gap(files: bool) -> Kit {
     let kit = Kit::new();
@@ -142,6 +145,30 @@ fn other_words_for_moments() {
     for word in ["nothing", "snap-0123456789abcdef"] {
         assert_eq!(resolve(&kit, &word.parse().unwrap()).unwrap_err().kind, ErrorKind::NotFound, "{word}");
     }
+}
+
+#[test]
+fn the_latest_of_a_recording_clone_is_its_newest_snapshot_though_a_bookmark_has_prepared_an_older_one() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.make_clone("shop", "dev", true);
+    let dev = || kit.owner("dev");
+    let first = Moment::Snapshot(kit.snapshots("dev").remove(0).id);
+    let plan = moments::resolve(&kit.run(), &dev(), &first).unwrap();
+    let (millis, random) = kit.world.id();
+    let id = SnapshotId::from_parts(millis, random);
+    // What a bookmark of a moment between snapshots makes.
+    run_now(&kit.world, Prepare::new(&kit.world, &dev(), plan, id).unwrap()).unwrap();
+    kit.pass(60);
+    kit.snapshot("dev");
+    let newest = || kit.snapshots("dev").pop().map(|one| one.id);
+    assert_eq!(moments::resolve(&kit.run(), &dev(), &Moment::Latest).unwrap().snapshot, newest());
+    // No bookmark pins it any more: it goes when it is old.
+    kit.pass(100 * 86_400);
+    kit.snapshot("dev");
+    look_after_clones(&kit.world);
+    assert_eq!(kit.snapshots("dev").len(), 1);
+    assert_eq!(complaints(&kit), Vec::<String>::new());
 }
 
 #[test]

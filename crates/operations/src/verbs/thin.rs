@@ -65,10 +65,11 @@ impl Thin {
         let free: Vec<&SnapshotRecord> = snapshots.iter().filter(|snapshot| !pinned.contains(&snapshot.id)).collect();
         let moments: Vec<Timestamp> = free.iter().map(|snapshot| snapshot.moment).collect();
         let policy = &owner.app.policy;
-        let newest_prepared = snapshots.iter().rev().find(|snapshot| snapshot.prepared.is_some()).map(|s| s.id.clone());
+        // What `@latest` of an app stands on.
+        let newest_prepared = snapshots.iter().rev().find(|one| owner.clone.is_none() && one.prepared.is_some());
         let mut gone: Vec<&SnapshotRecord> =
             policy.expendable(&moments, now).into_iter().map(|index| free[index]).collect();
-        gone.retain(|snapshot| Some(&snapshot.id) != newest_prepared.as_ref());
+        gone.retain(|snapshot| newest_prepared.is_none_or(|newest| newest.id != snapshot.id));
         let next_tier = now.checked_add(SignedDuration::from_hours(1)).unwrap_or(now);
         let recent: BTreeSet<&SnapshotId> =
             snapshots.iter().rev().filter(|one| one.prepared.is_some()).take(PREPARED).map(|one| &one.id).collect();
