@@ -241,8 +241,7 @@ pub const CASES: &[Case] = &[
         with_hooks,
         |world| run_refresh(world, Origin::Parent, Some(Moment::Latest)),
         |kit| refreshed(kit) && stitched(kit, "dev"),
-    )
-    .leaving_snapshot(),
+    ),
     Case::new("stop hooks", with_hooks, run_stop, |kit| kit.there("dev").state == CloneState::Stopped),
     Case::new(
         "start hooks",
@@ -436,8 +435,7 @@ pub const CASES: &[Case] = &[
         with_everything,
         |world| run_refresh(world, Origin::Own, Some(Moment::Bookmark(name("then")))),
         |kit| kit.there("dev").asked == "then",
-    )
-    .leaving_snapshot(),
+    ),
     Case::new(
         "refresh recording",
         with_recording,
@@ -447,8 +445,7 @@ pub const CASES: &[Case] = &[
             let former = kit.there("dev").former.map(|former| former.until - SignedDuration::from_hours(1));
             former.is_some_and(|swapped| kit.snapshots("dev").iter().any(|taken| taken.taken_at >= swapped))
         },
-    )
-    .leaving_snapshot(),
+    ),
     Case::new(
         "refresh undo",
         |kit| {

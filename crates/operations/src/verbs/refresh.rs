@@ -5,21 +5,24 @@
 //! New volumes are made beside the old ones. The old server is stopped, the new tree started and let in to,
 //! and only then does the record name the new volumes: that is the point of no return. Before it, undo
 //! destroys the new volumes and starts the old server again. Hooks and edits come before it too: `configure-clone`
-//! works on the new volumes before the record names them, a `post` hook while the old ones are still there.
+//! works on the new volumes before the record names them, a `post` hook while the old ones are still there. The snapshot
+//! that a new timeline begins with has its id from birth; undo destroys it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use pando_catalog::{CloneRecord, CloneSource, Former, Sealed};
-use pando_model::{CloneState, HookPoint, Moment, Name, OwnerId, PoolSnapshotId, UnitId, VolumeId};
+use pando_catalog::{CloneRecord, CloneSource, Former, Sealed, SnapshotRecord};
+use pando_model::{CloneState, HookPoint, Moment, Name, OwnerId, PoolSnapshotId, SnapshotId, UnitId, VolumeId};
 use serde::{Deserialize, Serialize};
 
+use super::bookmark::drop_snapshot;
 use super::clone::manner;
-use super::{provision, snapshot};
+use super::provision;
+use super::snapshot::Snapshot;
 use crate::containers;
 use crate::fault::{Done, Fault, failed, refused};
 use crate::hooks;
-use crate::journal::{Run, Step, Verb, keep};
+use crate::journal::{Run, Step, Verb, keep, run_now};
 use crate::moments::{self, Plan};
 use crate::owner::Owner;
 use crate::volumes::compose;
@@ -52,6 +55,8 @@ pub struct Refresh {
     fresh: Vec<VolumeId>,
     volumes: BTreeMap<PoolSnapshotId, VolumeId>,
     sources: BTreeMap<Name, CloneSource>,
+    /// What the new data's timeline begins with, if the clone records.
+    snapshot: Option<SnapshotId>,
     /// The hooks' unit.
     hook: UnitId,
     /// Whether the new data is masked.
@@ -81,7 +86,7 @@ impl Verb for Refresh {
         Step { name: "swap", apply: Self::swap, undo: Self::swap_back },
         Step { name: "resume", apply: Self::resume, undo: Self::halt_new },
         Step { name: "post-hooks", apply: Self::post, undo: Self::no_hook },
-        Step { name: "timeline", apply: Self::timeline, undo: keep },
+        Step { name: "timeline", apply: Self::timeline, undo: Self::no_timeline },
         Step { name: "clear", apply: Self::clear, undo: keep },
     ];
     const POINT_OF_NO_RETURN: usize = 14;
@@ -133,6 +138,10 @@ impl Refresh {
             plan: None,
             volumes: BTreeMap::new(),
             sources: BTreeMap::new(),
+            snapshot: record.record.then(|| {
+                let (millis, random) = world.id();
+                SnapshotId::from_parts(millis, random)
+            }),
             hook: hooks::fresh_unit(world),
             masked: false,
             before_masking: None,
@@ -397,10 +406,16 @@ impl Refresh {
     fn timeline(&mut self, run: &Run) -> Done<()> {
         // What was known of the old servers' log says nothing about the new one.
         run.world.drop_live(&OwnerId::Clone(self.before.id.clone()));
-        if self.before.record {
-            snapshot::of_owner(run, &Owner::of_clone(&run.world, self.record(run)?)?)?;
+        let Some(id) = self.snapshot.clone() else { return Ok(()) };
+        if run.world.catalog.get::<SnapshotRecord>(id.as_str())?.is_some_and(|made| made.complete) {
+            return Ok(());
         }
-        Ok(())
+        let owner = Owner::of_clone(&run.world, self.record(run)?)?;
+        run_now(&run.world, Snapshot::with_id(&run.world, &owner, id)).map(drop)
+    }
+
+    fn no_timeline(&mut self, run: &Run) -> Done<()> {
+        self.snapshot.iter().try_for_each(|id| drop_snapshot(run, id))
     }
 
     /// What was the former state before this goes, unless it is what the clone has now.
