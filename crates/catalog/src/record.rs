@@ -234,6 +234,9 @@ pub struct SnapshotRecord {
     /// Why preparing it failed.
     #[serde(default)]
     pub problem: Option<String>,
+    /// When it did.
+    #[serde(default)]
+    pub tried_at: Option<Timestamp>,
     /// Whether it is of a masked clone.
     #[serde(default)]
     pub masked: bool,

@@ -35,6 +35,8 @@ const PULSE: Duration = Duration::from_millis(300);
 const ROUND: Duration = Duration::from_secs(1);
 /// After something went wrong it is tried again no sooner than this.
 const REST: Duration = Duration::from_secs(5);
+/// What could not be prepared is tried again after so long.
+const PREPARE_AGAIN: SignedDuration = SignedDuration::from_mins(10);
 /// A stuck operation is tried again after so long.
 const STUCK: SignedDuration = SignedDuration::from_secs(30);
 /// A unit that died is started again no sooner than this.
@@ -328,8 +330,11 @@ fn schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
     {
         run_now(world, Snapshot::new(world, owner))?;
     }
-    let unprepared =
-        owner.snapshots(world)?.pop().filter(|newest| newest.prepared.is_none() && newest.problem.is_none());
+    let rested = |newest: &SnapshotRecord| {
+        newest.problem.is_none()
+            || newest.tried_at.is_none_or(|tried| world.now().duration_since(tried) >= PREPARE_AGAIN)
+    };
+    let unprepared = owner.snapshots(world)?.pop().filter(|newest| newest.prepared.is_none() && rested(newest));
     if let Some(newest) = unprepared
         && let Some(_claim) = world.try_claim(&[format!("{}/prepare", owner.name)], "prepare")
     {
@@ -340,8 +345,12 @@ fn schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
                 Fault::Crash => return Err(Fault::Crash),
                 Fault::Problem(problem) => problem,
             };
-            if let Some(mut record) = world.catalog.get::<SnapshotRecord>(newest.id.as_str())? {
+            // What the daemon's own end cut off is no problem: the next one prepares it.
+            if !world.is_stopping()
+                && let Some(mut record) = world.catalog.get::<SnapshotRecord>(newest.id.as_str())?
+            {
                 record.problem = Some(problem.to_string());
+                record.tried_at = Some(world.now());
                 world.catalog.note(&record)?;
             }
         }

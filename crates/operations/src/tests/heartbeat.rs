@@ -119,6 +119,37 @@ fn snapshots_are_taken_when_something_changed_and_prepared() {
 }
 
 #[test]
+fn what_could_not_be_prepared_is_tried_again() {
+    let mut kit = Kit::new();
+    kit.link(false);
+    let newest = |kit: &Kit| kit.snapshots("shop").pop().unwrap();
+    let fails = |kit: &Kit| {
+        kit.commit(5);
+        kit.snapshot("shop");
+        kit.world.fail.arm("prepare.start.before", FailAction::Error);
+        kit.keep();
+        kit.world.fail.disarm();
+        assert_eq!(newest(kit).prepared, None);
+    };
+    fails(&kit);
+    assert!(newest(&kit).problem.is_some());
+    kit.keep();
+    assert_eq!(newest(&kit).prepared, None, "it rests before it is tried again");
+    kit.pass(600);
+    kit.keep();
+    assert!(newest(&kit).prepared.is_some());
+    assert_eq!(newest(&kit).problem, None);
+    // What a stop of the daemon cut off is made by the next one.
+    kit.world.stop();
+    fails(&kit);
+    assert_eq!(newest(&kit).problem, None);
+    kit.restart();
+    kit.keep();
+    assert!(newest(&kit).prepared.is_some());
+    well(&kit);
+}
+
+#[test]
 fn a_full_pool_pauses_the_mirror_and_room_lets_it_go_on() {
     let kit = Kit::new();
     kit.link(false);

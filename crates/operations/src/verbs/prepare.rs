@@ -243,6 +243,7 @@ impl Prepare {
             prepared: if single { first } else { None },
             sources,
             problem: None,
+            tried_at: None,
             masked: self.plan.masked,
         })
     }

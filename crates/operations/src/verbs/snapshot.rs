@@ -190,6 +190,7 @@ impl Snapshot {
             prepared: None,
             sources: BTreeMap::new(),
             problem: None,
+            tried_at: None,
             masked: self.owner(run)?.clone.is_some_and(|clone| clone.masked),
         };
         Ok(run.world.catalog.note(&record)?)
