@@ -149,6 +149,9 @@ pub struct CloneRecord {
     /// Whether the warning before the lease's end was given.
     #[serde(default)]
     pub lease_warned: bool,
+    /// Why it is still there after the lease's end, as far as that was told.
+    #[serde(default)]
+    pub lease_waits: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
     /// Whether its servers run in containers of the user's, on volumes of it, and never here.

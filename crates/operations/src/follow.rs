@@ -378,10 +378,14 @@ fn look_after(world: &Arc<World>, record: &CloneRecord) -> Done<()> {
     if matches!(record.state, CloneState::Creating | CloneState::Removing | CloneState::Refreshing) {
         return Ok(());
     }
-    if record.lease_until.is_some_and(|until| until <= now) {
-        return end_lease(world, record);
+    match record.lease_until {
+        Some(until) if until <= now => {
+            if end_lease(world, record)? {
+                return Ok(());
+            }
+        }
+        _ => warn_of_lease(world, record, now)?,
     }
-    warn_of_lease(world, record, now)?;
     let Some(_claim) = world.try_claim(&[record.name.to_string()], "heartbeat") else { return Ok(()) };
     // Read again: a verb may have changed it before the claim.
     let Some(record) = world.catalog.get::<CloneRecord>(record.id.as_str())? else { return Ok(()) };
@@ -396,24 +400,32 @@ fn look_after(world: &Arc<World>, record: &CloneRecord) -> Done<()> {
     Ok(())
 }
 
-fn end_lease(world: &Arc<World>, record: &CloneRecord) -> Done<()> {
-    let Some(_claim) = world.try_claim(&[record.name.to_string()], "rm") else { return Ok(()) };
+/// Removes a clone whose lease has ended. Answers whether it is gone: until it can go, it is looked after.
+fn end_lease(world: &Arc<World>, record: &CloneRecord) -> Done<bool> {
+    let Some(_claim) = world.try_claim(&[record.name.to_string()], "rm") else { return Ok(false) };
     // Read again: the lease may have been renewed before the claim.
     let fresh = world.catalog.get::<CloneRecord>(record.id.as_str())?;
-    if fresh.is_none_or(|fresh| fresh.lease_until != record.lease_until) {
-        return Ok(());
-    }
+    let Some(fresh) = fresh.filter(|fresh| fresh.lease_until == record.lease_until) else { return Ok(false) };
     match Remove::new(world, record.name.clone()) {
         Ok(remove) => {
             world.event("lease-ended", Some(&record.name), &format!("the lease of {} has ended", record.name));
-            let outcome = run_now(world, remove).map(drop);
+            let outcome = run_now(world, remove).map(|_| true);
             if let Err(Fault::Problem(_)) = &outcome {
                 postpone(world, record);
             }
             outcome
         }
-        // It is the parent of others, which still need it for a refresh: it goes after them.
-        Err(_) => Ok(()),
+        Err(Fault::Crash) => Err(Fault::Crash),
+        // It is used, or the parent of others, which still need it for a refresh: it goes after them.
+        Err(Fault::Problem(problem)) => {
+            let why = problem.to_string();
+            if fresh.lease_waits.as_ref() != Some(&why) {
+                let text = format!("the lease of {} has ended, and it goes as soon as it can: {why}", record.name);
+                world.event("lease-waits", Some(&record.name), &text);
+                world.catalog.note(&CloneRecord { lease_waits: Some(why), ..fresh })?;
+            }
+            Ok(false)
+        }
     }
 }
 

@@ -351,7 +351,14 @@ fn a_parent_whose_lease_has_ended_goes_after_its_children() {
     go(&kit.world, &["child"], |world| clone::Clone::new(world, request("dev", None, "child"))).unwrap();
     kit.pass(61);
     look_after_clones(&kit.world);
-    assert!(kit.clone_of("dev").is_some());
+    // Until then it is looked after, and why it is still there is told once.
+    kit.runtime.exit(&kit.there("dev").sources[&name("db")].units["server"], Some(1));
+    kit.pass(1);
+    look_after_clones(&kit.world);
+    well(&kit);
+    let events = kit.world.catalog.events(0).unwrap();
+    let told: Vec<_> = events.iter().filter(|event| event.kind == "lease-waits").collect();
+    assert!(told.len() == 1 && told[0].text.contains("dev is the parent of: child"), "{told:?}");
     go(&kit.world, &["child"], |world| crate::verbs::remove::Remove::new(world, name("child"))).unwrap();
     look_after_clones(&kit.world);
     assert!(kit.world.catalog.all::<CloneRecord>().unwrap().is_empty());

@@ -222,6 +222,7 @@ impl Clone {
             problem: None,
             lease_until: lease.and_then(|span| self.asked_at.checked_add(span).ok()),
             lease_warned: false,
+            lease_waits: None,
             created_at: self.asked_at,
             elsewhere: self.is_elsewhere(),
             password,

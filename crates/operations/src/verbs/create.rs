@@ -152,6 +152,7 @@ impl Create {
             problem: None,
             lease_until: None,
             lease_warned: false,
+            lease_waits: None,
             created_at: self.asked_at,
             elsewhere: true,
             password: world.seal(Secret::generate().reveal().as_bytes())?,

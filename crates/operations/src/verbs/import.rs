@@ -142,6 +142,7 @@ impl Import {
             problem: None,
             lease_until: None,
             lease_warned: false,
+            lease_waits: None,
             compose: None,
             created_at: self.asked_at,
             elsewhere: false,

@@ -69,6 +69,7 @@ impl Lease {
         let mut record: CloneRecord = Owner::named(&run.world, &self.clone)?.clone_record()?.clone();
         record.lease_until = until;
         record.lease_warned = warned;
+        record.lease_waits = None;
         Ok(run.world.catalog.note(&record)?)
     }
 }
