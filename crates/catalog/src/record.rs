@@ -274,6 +274,9 @@ pub struct OperationRecord {
     pub id: OperationId,
     /// The verb.
     pub verb: String,
+    /// What people call it, where that is another word.
+    #[serde(default)]
+    pub called: Option<String>,
     /// What it is about.
     pub subject: Name,
     /// Where it stands.
@@ -293,6 +296,13 @@ pub struct OperationRecord {
     pub created_at: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+}
+
+impl OperationRecord {
+    /// The word for people.
+    pub fn word(&self) -> &str {
+        self.called.as_ref().unwrap_or(&self.verb)
+    }
 }
 
 macro_rules! record {

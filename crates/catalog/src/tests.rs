@@ -107,6 +107,7 @@ fn old_operations_are_forgotten_unfinished_ones_never() {
         let record = OperationRecord {
             id: OperationId::from_parts(u64::try_from(seed).unwrap(), 0),
             verb: "clone".to_owned(),
+            called: None,
             subject: "dev".parse().unwrap(),
             state,
             doc: serde_json::Value::Null,

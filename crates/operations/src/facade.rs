@@ -339,7 +339,7 @@ impl Pando {
         moment: Option<pando_model::Moment>,
     ) -> Result<OperationView, Problem> {
         let names = [clone.to_string()];
-        self.begin(&names, |world| refresh::Refresh::new(world, clone, origin, moment))
+        self.begin_called(origin.word(), &names, |world| refresh::Refresh::new(world, clone, origin, moment))
     }
 
     /// Claims the names, makes the verb, writes its birth, and runs it in a thread of its own.
@@ -348,8 +348,18 @@ impl Pando {
         names: &[String],
         make: impl FnOnce(&World) -> Done<V>,
     ) -> Result<OperationView, Problem> {
+        self.begin_called(V::WORD, names, make)
+    }
+
+    /// The same of a verb that goes by several words.
+    fn begin_called<V: Verb>(
+        &self,
+        word: &str,
+        names: &[String],
+        make: impl FnOnce(&World) -> Done<V>,
+    ) -> Result<OperationView, Problem> {
         let world = &self.world;
-        let claim = world.claim(names, V::WORD, false)?;
+        let claim = world.claim(names, word, false)?;
         let verb = outward(make(world))?;
         let record = outward(bear(world, &verb))?;
         claim.held_for(&record.id);

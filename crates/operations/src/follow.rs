@@ -562,8 +562,8 @@ pub fn retry_stuck(world: &Arc<World>) {
     for record in left.chain(stuck) {
         let rested = record.finished_at.is_none_or(|at| world.now().duration_since(at) >= STUCK);
         let names = [record.subject.to_string(), format!("{}/prepare", record.subject)];
-        if rested && let Some(_claim) = world.try_claim(&names, &record.verb) {
-            let words = format!("{} {}", record.verb, record.subject);
+        if rested && let Some(_claim) = world.try_claim(&names, record.word()) {
+            let words = format!("{} {}", record.word(), record.subject);
             match recover_any(world, record) {
                 Ok(()) => tracing::info!("{words} was stuck and is at its end now"),
                 Err(fault) => tracing::warn!(problem = %fault.into_problem(), "{words} is still stuck"),

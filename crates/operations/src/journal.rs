@@ -45,6 +45,10 @@ pub trait Verb: Serialize + DeserializeOwned + Send + Sized + 'static {
     const POINT_OF_NO_RETURN: usize;
     /// What it is about.
     fn subject(&self) -> Name;
+    /// What people call it.
+    fn word(&self) -> &'static str {
+        Self::WORD
+    }
     /// What it made, for the outside. Stored as it is: no secrets, names and ids only.
     fn result(&self, _: &World) -> Option<serde_json::Value> {
         None
@@ -93,6 +97,7 @@ pub fn bear<V: Verb>(world: &Arc<World>, verb: &V) -> Done<OperationRecord> {
     let record = OperationRecord {
         id: OperationId::from_parts(millis, random),
         verb: V::WORD.to_owned(),
+        called: (verb.word() != V::WORD).then(|| verb.word().to_owned()),
         subject: verb.subject(),
         state: OperationState::Running,
         doc: encode(verb)?,
@@ -249,7 +254,7 @@ impl<V: Verb> Journal<V> {
         self.run.world.event(
             "operation-done",
             Some(&self.record.subject),
-            &format!("{} {} is done", self.record.verb, self.record.subject),
+            &format!("{} {} is done", self.record.word(), self.record.subject),
         );
         Ok(self.verb)
     }
@@ -291,7 +296,7 @@ impl<V: Verb> Journal<V> {
         self.run.world.event(
             "operation-failed",
             Some(&self.record.subject),
-            &format!("{} {} failed: {problem}", self.record.verb, self.record.subject),
+            &format!("{} {} failed: {problem}", self.record.word(), self.record.subject),
         );
         Err(Fault::Problem(problem))
     }
@@ -308,7 +313,7 @@ impl<V: Verb> Journal<V> {
         self.run.world.event(
             "operation-stuck",
             Some(&self.record.subject),
-            &format!("{} {} is stuck: {problem}", self.record.verb, self.record.subject),
+            &format!("{} {} is stuck: {problem}", self.record.word(), self.record.subject),
         );
         Err(Fault::Problem(problem))
     }

@@ -71,7 +71,7 @@ pub fn recover_all(world: &Arc<World>) {
     }
     open.sort_by(|one, two| two.id.cmp(&one.id));
     for record in open {
-        let words = format!("{} {} ({})", record.verb, record.subject, record.id);
+        let words = format!("{} {} ({})", record.word(), record.subject, record.id);
         tracing::info!("recovering {words}");
         if let Err(fault) = recover_any(world, record) {
             tracing::error!(?fault, "{words} could not be recovered");

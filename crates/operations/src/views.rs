@@ -314,7 +314,7 @@ fn tree_bytes(path: &std::path::Path) -> u64 {
 pub fn operation(record: OperationRecord) -> OperationView {
     OperationView {
         id: record.id,
-        verb: record.verb,
+        verb: record.called.unwrap_or(record.verb),
         subject: record.subject,
         state: record.state,
         steps: record.steps.into_iter().map(|step| StepView { name: step.name, state: step.state }).collect(),

@@ -139,6 +139,31 @@ fn nothing_goes_while_a_bookmark_of_it_is_being_set() {
 }
 
 #[test]
+fn a_rewind_and_an_undo_are_called_so() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.make_clone("shop", "dev", false);
+    kit.bookmark("dev", "then", None);
+    let pando = Pando::over(kit.world.clone());
+    let rewind = |to: &str| Request::Rewind { clone: name("dev"), moment: to.parse().unwrap() };
+    let undo = || Request::Undo { clone: name("dev") };
+    done(&pando, rewind("never")).unwrap_err();
+    kit.world.fail.arm("refresh.stage.before", FailAction::Delay(Duration::from_millis(200)));
+    let first = pando.submit(rewind("then")).unwrap();
+    assert_eq!(first.verb, "rewind");
+    assert!(done(&pando, undo()).unwrap_err().message.contains("dev is busy: rewind is running"));
+    assert_eq!(pando.wait(&first.id, Duration::from_secs(60)).unwrap().state, OperationState::Done);
+    kit.world.fail.disarm();
+    done(&pando, undo()).unwrap();
+    pando.join();
+    let events = kit.world.catalog.events(0).unwrap();
+    for text in ["rewind dev failed: dev has no bookmark never", "rewind dev is done", "undo dev is done"] {
+        assert!(events.iter().any(|event| event.text == text), "{text}");
+    }
+    well(&kit);
+}
+
+#[test]
 fn thinning_keeps_what_the_policy_says_and_what_is_bookmarked() {
     let kit = Kit::new();
     kit.link(false);

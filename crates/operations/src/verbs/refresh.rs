@@ -43,6 +43,17 @@ pub enum Origin {
     Former,
 }
 
+impl Origin {
+    /// What people call it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Parent => "refresh",
+            Self::Own => "rewind",
+            Self::Former => "undo",
+        }
+    }
+}
+
 /// A clone getting other data.
 #[derive(Serialize, Deserialize)]
 pub struct Refresh {
@@ -93,6 +104,10 @@ impl Verb for Refresh {
 
     fn subject(&self) -> Name {
         self.clone.clone()
+    }
+
+    fn word(&self) -> &'static str {
+        self.origin.word()
     }
 
     fn result(&self, _: &World) -> Option<serde_json::Value> {
