@@ -82,3 +82,29 @@ fn t08_t18_t19_t20_t22_t23_t25_an_odd_production_has_clones_like_any_other() {
     stand.nothing_left();
     stand.end(&[]);
 }
+
+#[test]
+fn a_production_with_many_origins_and_without_a_database_of_the_usual_name_has_clones() {
+    let Some(stand) = Stand::of(with(&["max_replication_slots = 40"])) else { return };
+    let production = &stand.production;
+    production.psql("CREATE DATABASE shop");
+    production.psql_in("shop", "DROP DATABASE postgres");
+    // As many subscriptions have them: half of them before the first copy, half while it is followed.
+    let origins = |from: u32| {
+        let all = format!("generate_series({from}, {}) n", from + 14);
+        production.psql_in("shop", &format!("SELECT count(pg_replication_origin_create('o' || n)) FROM {all}"));
+        production.psql_in("shop", &format!("SELECT count(pg_replication_origin_advance('o' || n, '0/5')) FROM {all}"));
+        // A clone ends at a commit.
+        production.psql_in("shop", &format!("CREATE TABLE later{from} ()"));
+    };
+    origins(1);
+    stand.json(&["link", "shop", &format!("db={}", production.url("shop")), "--snapshot-every", "1h"]);
+    origins(101);
+    let copy = stand.copy_with("shop@now", "copy", &["--record"]);
+    is(&copy, "SELECT count(*) FROM pg_replication_origin_status", "30");
+    copy.sql("CREATE TABLE own (n int)");
+    stand.json(&["snapshot", "copy"]);
+    stand.copy("shop", "plain");
+    assert_eq!(stand.json(&["promote", "plain"])["record"], true);
+    stand.end(&[]);
+}

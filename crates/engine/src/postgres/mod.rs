@@ -277,16 +277,13 @@ impl Engine for PostgresEngine {
         };
         let (minimum, timeline) = if clone {
             let port = port_of(&seat.data)?;
-            let mut client = session::connect(&seat.run, port, &facts.superuser, "postgres").map_err(|source| {
-                EngineError::Server { action: "asking a clone for its position".to_owned(), source: Box::new(source) }
-            })?;
-            let row =
-                client.query_one("SELECT pg_catalog.pg_current_wal_flush_lsn()::text", &[]).map_err(|source| {
-                    EngineError::Server {
-                        action: "asking a clone for its position".to_owned(),
-                        source: Box::new(source),
-                    }
-                })?;
+            let failed = |source: postgres::Error| EngineError::Server {
+                action: "asking a clone for its position".to_owned(),
+                source: Box::new(source),
+            };
+            let mut client =
+                session::connect_somewhere(&seat.run, port, &facts.superuser, database(source)).map_err(failed)?;
+            let row = client.query_one("SELECT pg_catalog.pg_current_wal_flush_lsn()::text", &[]).map_err(failed)?;
             let text: String = row.get(0);
             let end = text.parse().map_err(|_| EngineError::Invalid(format!("{text:?} is not a position")))?;
             (end, 0)
