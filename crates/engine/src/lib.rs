@@ -168,6 +168,8 @@ pub enum Link {
     Following,
     /// Not now; it is tried again. Why, in one line.
     Disconnected(String),
+    /// Not yet: what production holds is still coming. How far it is, in one line.
+    Copying(String),
     /// What we need next is gone from production: only a new first copy helps. Why, in one line.
     Lost(String),
     /// The units must be started again with new settings (already written). Why, in one line.

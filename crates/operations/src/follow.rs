@@ -207,7 +207,7 @@ pub fn follow_once(world: &Arc<World>, id: &OwnerId) -> Done<bool> {
     for (name, held) in &owner.sources {
         ensure_units(world, &owner, name, held)?;
         let mut pulse = held.engine.pulse(&held.seat, &held.source, false)?;
-        if matches!(pulse.link, Link::Disconnected(_))
+        if matches!(pulse.link, Link::Disconnected(_) | Link::Copying(_))
             && let Some(unit) = held.units.get("server")
             && let Some(link) = held.engine.diagnose(&world.runtime.log_tail(unit, 60)?)
         {
@@ -221,7 +221,7 @@ pub fn follow_once(world: &Arc<World>, id: &OwnerId) -> Done<bool> {
         });
         match pulse.link {
             Link::Following => {}
-            Link::Disconnected(why) => match hopeless(world, &owner, name) {
+            Link::Disconnected(why) | Link::Copying(why) => match hopeless(world, &owner, name) {
                 None => (state, problem) = (AppState::Disconnected, Some(format!("{name}: {why}"))),
                 Some((why, true)) => return lost(world, &owner, &format!("{name}: {why}")).map(|()| true),
                 Some((why, false)) => (state, problem) = (AppState::Failed, Some(format!("{name}: {why}"))),

@@ -254,7 +254,8 @@ fn reach(run: &Run, owner: &Owner, enough: Option<Timestamp>) -> Done<Timestamp>
                 live.pulse = pulse.clone();
             });
             through = pulse.through.filter(|_| pulse.link == pando_engine::Link::Following);
-            if through.is_some_and(|through| enough.is_none_or(|enough| through >= enough)) {
+            let reached = through.is_some_and(|through| enough.is_none_or(|enough| through >= enough));
+            if reached || world.is_stopping() {
                 break;
             }
             if attempt < 7 {

@@ -78,7 +78,7 @@ pub fn server(program: &std::path::Path, conf: &std::path::Path, seat: &Seat) ->
 struct Look {
     primary: bool,
     /// Why it does not follow.
-    trouble: Option<String>,
+    trouble: Option<Link>,
     /// It follows, and its files stand on what it follows.
     settled: bool,
     history: String,
@@ -99,9 +99,9 @@ fn look(client: &mut Client) -> Result<Look, ClientError> {
     } else if value("master_sync_in_progress") == "1" {
         let (done, total) = (number("master_sync_read_bytes"), number("master_sync_total_bytes"));
         let of = if total > 0 { format!(" of {} MB", total >> 20) } else { String::new() };
-        Some(format!("production is being copied: {} MB{of}", done >> 20))
+        Some(Link::Copying(format!("production is being copied: {} MB{of}", done >> 20)))
     } else {
-        Some("production does not answer the mirror".to_owned())
+        Some(Link::Disconnected("production does not answer the mirror".to_owned()))
     };
     let keys = info
         .iter()
@@ -175,7 +175,7 @@ pub fn pulse(engine: &RedisEngine, seat: &Seat, source: &Source, urgent: bool) -
     }
     let link = match (own.trouble, production) {
         (Some(_), Err(error)) => Link::Disconnected(format!("production does not answer: {}", cause(&error))),
-        (Some(why), Ok(_)) => Link::Disconnected(why),
+        (Some(trouble), Ok(_)) => trouble,
         (None, _) if !flows => Link::Disconnected("the copy of production is being written down".to_owned()),
         (None, _) => Link::Following,
     };

@@ -1,8 +1,10 @@
 //! Who may do what while somebody else does something: names, claims, what pins what, and a full pool.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
+use pando_engine::Link;
 use pando_host::{Clock, FailAction, SystemClock};
 use pando_model::{BookmarkRequest, CloneRequest, ErrorKind, Moment, OperationState, Problem, Request};
 
@@ -56,6 +58,38 @@ fn of_two_who_want_a_name_at_once_one_gets_it() {
         pando.join();
         well(&kit);
     }
+}
+
+#[test]
+fn a_first_copy_that_does_not_follow_ends_with_the_daemon_or_with_its_server() {
+    let kit = Kit::new();
+    kit.link(false);
+    let owner = kit.owner("shop");
+    kit.engine.set_link(Link::Disconnected("nobody answers".to_owned()));
+    let told = || match link::start_following(&kit.run(), &owner) {
+        Err(Fault::Problem(problem)) => problem.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let unit = &owner.sources[&name("db")].units["server"];
+    kit.world.drop_live(&owner.id);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                kit.runtime.write_log(unit, "PANIC: the log cannot be read\n");
+                kit.runtime.exit(unit, Some(1));
+                SystemClock.sleep(Duration::from_millis(1));
+            }
+        });
+        let told = told();
+        ended.store(true, Ordering::Relaxed);
+        assert!(told.contains("does not follow production") && told.contains("the log cannot be read"), "{told}");
+    });
+
+    kit.world.drop_live(&owner.id);
+    kit.world.stop();
+    let told = told();
+    assert!(told.contains("the daemon is stopping"), "{told}");
 }
 
 #[test]

@@ -6,9 +6,9 @@
 //! production, destroys snapshots and volume, and frees the name. An interrupted copy is begun anew by
 //! linking again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pando_catalog::{AppRecord, AppSource, Durability};
 use pando_engine::{Instead, Link as Following, Preflight, Source};
@@ -392,12 +392,38 @@ pub fn settle(owner: &Owner) -> Done<()> {
     Ok(())
 }
 
+/// How long a mirror is waited for that does not follow yet: so long from when it last came on.
+struct Patience {
+    since: Instant,
+    heard: BTreeSet<String>,
+    copied: String,
+}
+
+impl Patience {
+    const LONG: Duration = Duration::from_secs(120);
+
+    fn new(now: Instant) -> Self {
+        Self { since: now, heard: BTreeSet::new(), copied: String::new() }
+    }
+
+    /// Whether it is at its end. A copy comes on as long as it says another number. Of a trouble only words that were not
+    /// heard before are news: they alternate, and their numbers count tries and seconds.
+    fn is_over(&mut self, now: Instant, link: &Following, why: &str) -> bool {
+        let comes_on = match link {
+            Following::Copying(_) => std::mem::replace(&mut self.copied, why.to_owned()) != why,
+            _ => self.heard.insert(why.chars().filter(|c| !c.is_ascii_digit()).collect()),
+        };
+        if comes_on {
+            self.since = now;
+        }
+        now.duration_since(self.since) > Self::LONG
+    }
+}
+
 /// Starts the mirror's units and waits until all sources follow production.
 pub fn start_following(run: &Run, owner: &Owner) -> Done<()> {
-    const PATIENCE: Duration = Duration::from_secs(120);
     let world = &run.world;
-    let mut begun = world.clock.instant();
-    let mut before = String::new();
+    let mut patience = Patience::new(world.clock.instant());
     loop {
         let mut waiting = None;
         for (name, held) in &owner.sources {
@@ -409,21 +435,22 @@ pub fn start_following(run: &Run, owner: &Owner) -> Done<()> {
                 pulse = held.engine.pulse(&held.seat, &held.source, true)?;
             }
             world.set_live(&owner.id, name, |live| live.pulse = pulse.clone());
-            match pulse.link {
-                Following::Following if pulse.through.is_some() || !units::has_log(held.kind) => {}
-                Following::Following => waiting = Some((held, "the log does not flow yet".to_owned())),
-                Following::Disconnected(why) | Following::Restart(why) | Following::Lost(why) => {
-                    waiting = Some((held, why))
-                }
-            }
+            let why = match &pulse.link {
+                Following::Following if pulse.through.is_some() || !units::has_log(held.kind) => continue,
+                Following::Following => "the log does not flow yet".to_owned(),
+                Following::Disconnected(why)
+                | Following::Copying(why)
+                | Following::Restart(why)
+                | Following::Lost(why) => why.clone(),
+            };
+            let hopeless = world.live(&owner.id, name).dying.is_some_and(|dying| dying.is_hopeless());
+            waiting = Some((held, pulse.link, why, hopeless));
         }
-        let Some((held, why)) = waiting else { return Ok(()) };
-        // A source that is being copied says how far it is: as long as that changes, it is waited for.
-        if why != before {
-            begun = world.clock.instant();
-            before.clone_from(&why);
+        let Some((held, link, why, hopeless)) = waiting else { return Ok(()) };
+        if world.is_stopping() {
+            return Err(failed("the daemon is stopping").into());
         }
-        if begun.elapsed() > PATIENCE {
+        if hopeless || patience.is_over(world.clock.instant(), &link, &why) {
             let server = held.units.get("server");
             let mut problem = match server {
                 Some(unit) => units::died(world, unit, "the mirror does not follow production"),
@@ -446,4 +473,34 @@ pub fn prepare_newest(run: &Run, owner: &Owner) -> Done<()> {
     let _pin = world.pin(&owner.id);
     let plan = moments::resolve(run, owner, &pando_model::Moment::Snapshot(newest.id.clone()))?;
     run_now(world, Prepare::new(world, owner, plan, newest.id)?).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use pando_host::{Clock, SystemClock};
+
+    use super::*;
+
+    #[test]
+    fn a_mirror_is_waited_for_as_long_as_it_comes_on() {
+        let begun = SystemClock.instant();
+        let at = |seconds: u64| begun + Duration::from_secs(seconds);
+        let trouble = |why: &str| Following::Disconnected(why.to_owned());
+        let mut patience = Patience::new(begun);
+        // A server that dies at every start, and tries that are counted.
+        for second in 0..60 {
+            let words = [format!("try {second} of 86400"), "starting".to_owned(), "no socket".to_owned()];
+            for why in &words {
+                assert!(!patience.is_over(at(second), &trouble(why), why));
+            }
+        }
+        assert!(!patience.is_over(at(115), &trouble("starting"), "starting"));
+        // A long copy, also one that is begun again.
+        for second in 115..500 {
+            let why = format!("{} MB", second % 100);
+            assert!(!patience.is_over(at(second), &Following::Copying(why.clone()), &why));
+        }
+        assert!(!patience.is_over(at(600), &trouble("starting"), "starting"));
+        assert!(patience.is_over(at(620), &trouble("try 7 of 86400"), "try 7 of 86400"));
+    }
 }

@@ -87,7 +87,7 @@ impl Kit<'_> {
         self.must("position: production is found", |kit| {
             match kit.engine.pulse(&kit.seat("none")?, kit.source()?, true).map_err(said)?.link {
                 Link::Following => Ok(()),
-                Link::Disconnected(why) | Link::Lost(why) | Link::Restart(why) => Err(why),
+                Link::Disconnected(why) | Link::Copying(why) | Link::Lost(why) | Link::Restart(why) => Err(why),
             }
         })?;
         for operation in [Operation::Preflight, Operation::Position] {
