@@ -125,8 +125,8 @@ impl Flavor for Mariadb {
     }
 
     const APPLIED: &'static str = "SELECT @@gtid_slave_pos";
-    const COMMITTED: &'static str = "SELECT @@gtid_binlog_pos";
-    const WRITTEN: &'static str = Self::COMMITTED;
+    const COMMITTED: &'static str = "SELECT @@gtid_binlog_state";
+    const WRITTEN: &'static str = "SELECT @@gtid_binlog_pos";
     const BEGINS: &'static str = "gtid_slave_pos";
 
     fn stands(
@@ -141,7 +141,9 @@ impl Flavor for Mariadb {
                 let there = files.lines().any(|line| line.split('\t').next() == Some(&at.file));
                 if there { Stands::Other("nothing".to_owned()) } else { Stands::Gone }
             }
-            text if text.parse() == Ok(at.position.clone()) => Stands::Same,
+            text if text.parse::<Self::Position>().is_ok_and(|there| there.to_string() == at.position.to_string()) => {
+                Stands::Same
+            }
             text => Stands::Other(text.to_owned()),
         })
     }

@@ -56,7 +56,7 @@ pub fn stage<F: Flavor>(
     let (mut epoch, mut record) = (None, None);
     if stage.record {
         let log = engine.log(&seat.log)?;
-        let begun = log.begin_epoch(&F::Position::default(), seat.account.as_ref())?;
+        let begun = log.begin_own(seat.account.as_ref())?;
         (epoch, record) = (Some(begun), Some(log.live(begun)));
     }
     // Production's accounts are shut in a prepared tree: its door may stand open from the start.
@@ -115,7 +115,7 @@ pub fn serve<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source) 
                 F::before_start(live, seat.account.as_ref())?;
             }
         } else {
-            let epoch = log.begin_epoch(&F::Position::default(), seat.account.as_ref())?;
+            let epoch = log.begin_own(seat.account.as_ref())?;
             tree.epoch = Some(epoch);
             if let Some(manner) = &mut tree.manner {
                 manner.record = Some(log.live(epoch));

@@ -223,6 +223,11 @@ pub fn pulse<F: Flavor>(
     }
     // What a server that was just started calls its files is not known yet.
     changed |= log.advance(passed(&status).filter(|_| !fresh))?;
+    if let Some(gtid) = log.ended() {
+        let why =
+            format!("production gave a number that it had given before, or had passed (gtid_seq_no was set): {gtid}");
+        return Ok(Pulse { link: Link::Lost(why), through: log.through(), changed });
+    }
     let mut through = None;
     if link == Link::Following && (urgent || engine.may_look(&source.tag, LOOKS)) {
         (link, through) = ask(engine, &log, seat, source, urgent, &mut changed)?;
@@ -252,7 +257,7 @@ fn ask<F: Flavor>(
         Ok(found) => found,
         Err(error) => return Ok((Link::Disconnected(reason(&error)), None)),
     };
-    if !look.after.reaches(&had) {
+    if look.after.lost(&had) {
         let text = "production's binary log was reset (it has less than the mirror had from it)";
         return Ok((Link::Lost(text.to_owned()), None));
     }

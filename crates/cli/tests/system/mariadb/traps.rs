@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp, Unit};
-use pando_testkit::mariadb_at;
+use pando_testkit::{mariadb_at, wait_until};
 
 use super::{ROWS, Stand, at, second};
 use crate::any_second::Oracle;
@@ -249,4 +249,50 @@ fn a_recording_clone_is_rewound_to_any_second_and_takes_settings_and_a_client() 
     stand.json(&["rm", "child1", "child2", "child3"]);
     stand.json(&["rm", "dev"]);
     stand.end(&[]);
+}
+
+#[test]
+fn m09_numbers_of_several_servers_that_do_not_ascend_are_all_there_and_one_set_back_is_told() {
+    let Some(mut stand) = Stand::new() else { return };
+    // As a replica that was written to: the numbers of its master go on below its own.
+    stand.production.sql("CREATE TABLE note (n INT PRIMARY KEY)");
+    stand.link(&["--snapshot-every", "1h"]);
+    let from = |server: u32, number: u64, n: u32| {
+        let set = format!("SET SESSION server_id = {server}, gtid_seq_no = {number}");
+        stand.production.sql(&format!("{set}; INSERT INTO note VALUES ({n})"));
+    };
+    for (server, number, n) in [(1, 1017, 1), (5, 1018, 100), (1, 1018, 2), (1, 1019, 3)] {
+        from(server, number, n);
+    }
+    let early = second();
+    // Much that is local, then what comes from the master again; the mirror is begun anew in between.
+    (0..30).for_each(|n| from(5, 2000 + u64::from(n), 200 + n));
+    stand.daemon.kill9();
+    for pid in stand.daemon.processes() {
+        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    }
+    stand.production.sql("INSERT INTO note VALUES (299)");
+    from(1, 1020, 4);
+    stand.daemon.resume();
+    from(1, 1021, 5);
+    stand.state("following", 30);
+    let late = second();
+    let rows = |url: &str| at(url, "SELECT GROUP_CONCAT(n ORDER BY n) FROM note WHERE n < 200");
+    assert_eq!(rows(&stand.copy(&format!("blog@{early}"), "early", &[])), "1,2,3,100");
+    let url = stand.copy(&format!("blog@{late}"), "late", &[]);
+    assert_eq!((rows(&url), at(&url, "SELECT COUNT(*) FROM note")), ("1,2,3,4,5,100".to_owned(), "37".to_owned()));
+    assert_eq!(at(&stand.copy("blog@now", "now", &[]), "SELECT COUNT(*) FROM note"), "37");
+    let events = || stand.json(&["events"]).to_string();
+    assert!(!events().contains("mirror-lost"), "{}", events());
+    // A number that its server had passed: what a position means is not known any more, and the mirror is made anew.
+    let back = "SET SESSION server_id = 1, gtid_seq_no = 900; INSERT INTO note VALUES (6); SET SESSION server_id = 7";
+    stand.production.sql(&format!("{back}; INSERT INTO note VALUES (298)"));
+    let lost = || events().contains("gtid_seq_no was set") || events().contains("has less than the mirror had");
+    assert!(wait_until(Duration::from_secs(20), lost), "{}", events());
+    let gap = || stand.json(&["timeline", "blog"])["ranges"].as_array().unwrap().len() == 2;
+    assert!(wait_until(Duration::from_secs(90), gap), "{}", stand.daemon.log());
+    stand.state("following", 30);
+    assert_eq!(rows(&stand.copy("blog@now", "anew", &[])), "1,2,3,4,5,6,100");
+    stand.json(&["rm", "early", "late", "now", "anew"]);
+    stand.end(&["the heartbeat of an app"]);
 }

@@ -8,6 +8,8 @@
 //! Layouts: `sql/log_event.h` of MariaDB. A group may go on in the next file of a relay log; one that never ends
 //! (a connection or a machine died) is begun again, and what there was of it counts for nothing.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::mysql_family::binlog::dialect;
@@ -33,7 +35,7 @@ const QUERY_COMPRESSED: u8 = 165;
 const STANDALONE: u8 = 1;
 
 /// A transaction's number: domain, server, sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "(u32, u32, u64)", into = "(u32, u32, u64)")]
 pub struct Gtid {
     /// The replication domain.
@@ -53,6 +55,12 @@ impl From<(u32, u32, u64)> for Gtid {
 impl From<Gtid> for (u32, u32, u64) {
     fn from(gtid: Gtid) -> Self {
         (gtid.domain, gtid.server, gtid.seq)
+    }
+}
+
+impl fmt::Display for Gtid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.domain, self.server, self.seq)
     }
 }
 
@@ -139,6 +147,13 @@ pub mod forge {
         body.extend(domain.to_le_bytes());
         body.push(u8::from(standalone));
         event(when, GTID, 7, &body)
+    }
+
+    /// A whole transaction that another server wrote first.
+    pub fn foreign(when: u32, server: u32, seq: u64) -> Vec<u8> {
+        let mut begin = gtid(when, 0, seq, false);
+        begin[5..9].copy_from_slice(&server.to_le_bytes());
+        [begin, rows(when), xid(when)].concat()
     }
 
     /// A statement.

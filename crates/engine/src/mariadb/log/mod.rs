@@ -16,6 +16,8 @@ impl Dialect for Mariadb {
     type Gtid = Gtid;
     type Position = Position;
     type Groups = Groups;
+    /// But for `SET gtid_seq_no`, where `gtid_strict_mode` is off.
+    const ASCENDS: bool = false;
 
     fn committed_by(group: &Group<Gtid>, posts: &[Post]) -> i64 {
         committed_by(group, posts)

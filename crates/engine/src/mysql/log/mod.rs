@@ -33,6 +33,7 @@ impl Dialect for Mysql {
     type Gtid = Gtid;
     type Position = GtidSet;
     type Groups = Groups;
+    const ASCENDS: bool = true;
     /// `PREVIOUS_GTIDS`: a server does not read a relay log that has transactions and not this.
     const HEAD: Option<u8> = Some(35);
 

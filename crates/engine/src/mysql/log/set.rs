@@ -19,7 +19,7 @@ pub struct Origin {
 }
 
 /// A transaction's number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Gtid {
     /// Who gave it.
@@ -60,6 +60,14 @@ impl GtidSet {
 impl Position<Gtid> for GtidSet {
     fn holds(&self, gtid: &Gtid) -> bool {
         self.covers(&gtid.origin, gtid.number, gtid.number)
+    }
+
+    fn among(&self, log: &[&Gtid]) -> Vec<bool> {
+        log.iter().map(|gtid| self.holds(gtid)).collect()
+    }
+
+    fn begins_in(&self, _: &Self, log: &[&Gtid]) -> bool {
+        log.first().is_some_and(|first| self.holds(first))
     }
 
     fn reaches(&self, other: &Self) -> bool {
@@ -164,9 +172,15 @@ impl TryFrom<String> for Gtid {
     }
 }
 
+impl fmt::Display for Gtid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.origin, self.number)
+    }
+}
+
 impl From<Gtid> for String {
     fn from(gtid: Gtid) -> Self {
-        format!("{}:{}", gtid.origin, gtid.number)
+        gtid.to_string()
     }
 }
 

@@ -13,11 +13,13 @@ use super::index::{Group, Post};
 /// One of the two.
 pub trait Dialect: Debug + 'static {
     /// A transaction's number.
-    type Gtid: Debug + Clone + PartialEq + Send + Serialize + DeserializeOwned;
+    type Gtid: Debug + Display + Clone + Ord + Send + Serialize + DeserializeOwned;
     /// Which transactions a server has.
     type Position: Position<Self::Gtid>;
     /// Follows transactions from event to event.
     type Groups: Groups<Self::Gtid>;
+    /// Whether a server gives no number twice and none that it has passed.
+    const ASCENDS: bool;
     /// The event that a relay log must have behind its first description, where there is one.
     const HEAD: Option<u8> = None;
 
@@ -31,10 +33,18 @@ pub trait Dialect: Debug + 'static {
 pub trait Position<G>:
     Debug + Display + FromStr + Clone + Default + PartialEq + Send + Serialize + DeserializeOwned
 {
-    /// Whether it has a transaction.
+    /// Whether it has a transaction, as far as that shows: of what a log has come to it shows.
     fn holds(&self, gtid: &G) -> bool;
-    /// Whether it has all that another has.
+    /// Which of the transactions at the end of a log it has.
+    fn among(&self, log: &[&G]) -> Vec<bool>;
+    /// Whether it has all before the transactions at the end of a log, which had come to `before` there.
+    fn begins_in(&self, before: &Self, log: &[&G]) -> bool;
+    /// Whether what a log has come to has all that a server has.
     fn reaches(&self, other: &Self) -> bool;
+    /// Whether a server lacks something of what a log has from it.
+    fn lost(&self, had: &Self) -> bool {
+        !self.reaches(had)
+    }
     /// Whether it has come to exactly another, as far as that shows: what a replay waits for.
     fn came_to(&self, target: &Self) -> bool;
     /// Adds a transaction.

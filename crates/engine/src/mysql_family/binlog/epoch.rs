@@ -8,7 +8,9 @@
 //! ```
 //!
 //! A file in `live/` with one name and any content is new. A server that begins anew may remove its names; ours
-//! stay. What it then asks of production again comes a second time, and counts once: transactions have numbers.
+//! stay. What it then asks of production again comes a second time, and counts once: transactions have numbers. Where a
+//! server may set them back, a number that was had is looked for in the log; if it never came, or comes again behind what is
+//! new, nobody can tell any more what a position means: the stretch ends there.
 //!
 //! # Crash consistency
 //! Packing writes `.zst` and `.idx` beside, syncs and renames them, the index last: with it the packed file counts.
@@ -17,7 +19,7 @@
 //! next one succeeds all the same: a file `unsynced` says so, also to the next daemon, until all that was read has been
 //! checked, written anew and synced. `reach` keeps the last look at production, also while nothing is committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -40,6 +42,9 @@ pub const LIVE: &str = "log";
 pub struct Meta<P> {
     /// Where it begins.
     pub begin: P,
+    /// Whether its server writes what it does itself: nothing of that comes twice.
+    #[serde(default)]
+    pub own: bool,
 }
 
 /// What the index of a packed file says first.
@@ -52,10 +57,18 @@ struct Summary<G, P> {
 
 /// A file of the log.
 #[derive(Debug)]
-struct Segment<G> {
+struct Segment<D: Dialect> {
     packed: bool,
     /// Of a packed one only the first and the last.
-    groups: Vec<Group<G>>,
+    groups: Vec<Group<D::Gtid>>,
+    /// What the log had come to before it, once it is read.
+    before: Option<D::Position>,
+}
+
+impl<D: Dialect> Segment<D> {
+    fn plain() -> Self {
+        Self { packed: false, groups: Vec::new(), before: None }
+    }
 }
 
 /// A reader at the end of the newest file.
@@ -66,6 +79,8 @@ struct Head<R> {
     groups: R,
     reader: Reader,
     when_synced: u64,
+    /// Whether there was something new in the file.
+    is_new: bool,
 }
 
 /// One unbroken stretch.
@@ -77,9 +92,14 @@ pub struct Epoch<D: Dialect> {
     pub position: D::Position,
     /// Looks at production, oldest first.
     pub posts: Vec<Post>,
+    /// The transaction that ended it, whose number its server had given before, or had passed.
+    pub ended: Option<D::Gtid>,
     begin: D::Position,
-    segments: BTreeMap<u64, Segment<D::Gtid>>,
+    own: bool,
+    segments: BTreeMap<u64, Segment<D>>,
     head: Head<D::Groups>,
+    /// While something comes again: the numbers in the files from one on.
+    again: (u64, BTreeSet<D::Gtid>),
     /// Whether something was read that no `advance` has told of.
     untold: bool,
     /// Whether the last post is not on disk: nothing was committed since the one before.
@@ -101,11 +121,11 @@ pub fn file_of(place: u64) -> u64 {
 }
 
 impl<D: Dialect> Epoch<D> {
-    /// Makes an epoch's directories. `begin`: the position that its mirror starts from.
-    pub fn make(dir: &Path, begin: &D::Position) -> io::Result<()> {
+    /// Makes an epoch's directories.
+    pub fn make(dir: &Path, meta: &Meta<D::Position>) -> io::Result<()> {
         fs::create_dir_all(dir.join("live"))?;
         fs::create_dir_all(dir.join("segments"))?;
-        let meta = serde_json::to_vec(&Meta { begin: begin.clone() })?;
+        let meta = serde_json::to_vec(meta)?;
         durable::write_atomic(&dir.join("meta.json"), &meta, 0o600)
     }
 
@@ -114,10 +134,13 @@ impl<D: Dialect> Epoch<D> {
         let meta: Meta<D::Position> = serde_json::from_slice(&fs::read(dir.join("meta.json"))?)?;
         let mut epoch = Self {
             position: meta.begin.clone(),
+            ended: None,
             begin: meta.begin,
+            own: meta.own,
             posts: read_posts(&dir.join("posts"))?,
             segments: BTreeMap::new(),
             head: Head::default(),
+            again: (u64::MAX, BTreeSet::new()),
             untold: false,
             idle: false,
             reach: Reach::at(&dir),
@@ -132,13 +155,13 @@ impl<D: Dialect> Epoch<D> {
                 "idx" => {
                     let summary = epoch.summary(number)?;
                     let groups = summary.first.into_iter().chain(summary.last).collect();
-                    epoch.segments.insert(number, Segment { packed: true, groups });
                     // Names come in order, so the last summary's position stays.
-                    epoch.position = summary.position;
+                    let before = Some(std::mem::replace(&mut epoch.position, summary.position));
+                    epoch.segments.insert(number, Segment { packed: true, groups, before });
                     epoch.release(number)?;
                 }
                 "" => {
-                    epoch.segments.entry(number).or_insert(Segment { packed: false, groups: Vec::new() });
+                    epoch.segments.entry(number).or_insert(Segment::plain());
                 }
                 _ => {}
             }
@@ -220,7 +243,7 @@ impl<D: Dialect> Epoch<D> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             }
-            self.segments.insert(number, Segment { packed: false, groups: Vec::new() });
+            self.segments.insert(number, Segment::plain());
         }
         Ok(())
     }
@@ -228,7 +251,10 @@ impl<D: Dialect> Epoch<D> {
     /// Reads all that is whole.
     fn read_on(&mut self) -> io::Result<bool> {
         let mut changed = false;
-        while let Some(segment) = self.segments.get_mut(&self.head.number) {
+        while self.ended.is_none()
+            && let Some(segment) = self.segments.get_mut(&self.head.number)
+        {
+            segment.before.get_or_insert_with(|| self.position.clone());
             let path = self.dir.join("segments").join(format!("{:010}", self.head.number));
             let mut file = File::open(path)?;
             if self.head.at == 0 && begins(&mut file)? {
@@ -239,15 +265,21 @@ impl<D: Dialect> Epoch<D> {
             while self.head.at > 0
                 && let Some(event) = self.head.reader.next(&mut from)?
             {
-                self.head.at += event.bytes.len() as u64;
-                if let Place::Ends(gtid) = self.head.groups.place(&event)
-                    && !self.position.holds(&gtid)
-                {
-                    self.position.take(&gtid);
-                    let end = place(self.head.number, self.head.at);
-                    segment.groups.push(Group { end, when: self.head.groups.when(&event), gtid });
-                    changed = true;
+                let number = self.head.number;
+                let at = self.head.at + event.bytes.len() as u64;
+                if let Place::Ends(gtid) = self.head.groups.place(&event) {
+                    if self.own || !self.position.holds(&gtid) {
+                        self.position.take(&gtid);
+                        let group = Group { end: place(number, at), when: self.head.groups.when(&event), gtid };
+                        self.segments.entry(number).or_insert(Segment::plain()).groups.push(group);
+                        (self.head.is_new, self.again) = (true, (u64::MAX, BTreeSet::new()));
+                        changed = true;
+                    } else if !D::ASCENDS && (self.head.is_new || !self.has(&gtid)?) {
+                        self.ended = Some(gtid);
+                        return Ok(changed);
+                    }
                 }
+                self.head.at = at;
             }
             // What a file lacks at its end when there is a next one, it will never get.
             let next = self.segments.range(self.head.number + 1..).next().map(|(number, _)| *number);
@@ -256,6 +288,17 @@ impl<D: Dialect> Epoch<D> {
             self.head = Head { number: next, groups: std::mem::take(&mut self.head.groups), ..Head::default() };
         }
         Ok(changed)
+    }
+
+    /// Whether a transaction is in the log; what comes again is nearly always in its newest files.
+    fn has(&mut self, gtid: &D::Gtid) -> io::Result<bool> {
+        while !self.again.1.contains(gtid) {
+            let Some((number, segment)) = self.segments.range(..self.again.0).next_back() else { return Ok(false) };
+            let groups = self.groups_of(*number, segment)?;
+            self.again.0 = *number;
+            self.again.1.extend(groups.into_iter().map(|group| group.gtid));
+        }
+        Ok(true)
     }
 
     /// What is reported is durable.
@@ -359,7 +402,9 @@ impl<D: Dialect> Epoch<D> {
         index.extend(zstd::encode_all(serde_json::to_vec(&groups)?.as_slice(), 3)?);
         durable::write_atomic(&plain.with_extension("idx"), &index, 0o600)?;
         let ends = summary.first.into_iter().chain(summary.last).collect();
-        self.segments.insert(number, Segment { packed: true, groups: ends });
+        if let Some(segment) = self.segments.get_mut(&number) {
+            (segment.packed, segment.groups) = (true, ends);
+        }
         self.release(number)
     }
 
@@ -384,32 +429,36 @@ impl<D: Dialect> Epoch<D> {
     pub fn groups_from(&self, from: u64) -> io::Result<Vec<Group<D::Gtid>>> {
         let mut all = Vec::new();
         for (number, segment) in self.segments.range(file_of(from)..) {
-            if segment.packed {
-                let bytes = fs::read(self.segment(*number).with_extension("idx"))?;
-                let line = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
-                let groups = zstd::decode_all(bytes.get(line..).unwrap_or_default())?;
-                all.extend(serde_json::from_slice::<Vec<Group<D::Gtid>>>(&groups)?);
-            } else {
-                all.extend(segment.groups.iter().cloned());
-            }
+            all.extend(self.groups_of(*number, segment)?);
         }
         all.retain(|group| group.end > from);
         Ok(all)
     }
 
+    fn groups_of(&self, number: u64, segment: &Segment<D>) -> io::Result<Vec<Group<D::Gtid>>> {
+        if !segment.packed {
+            return Ok(segment.groups.clone());
+        }
+        let bytes = fs::read(self.segment(number).with_extension("idx"))?;
+        let line = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
+        Ok(serde_json::from_slice(&zstd::decode_all(bytes.get(line..).unwrap_or_default())?)?)
+    }
+
     /// The last place where everything before it lies at or before a position.
     pub fn place_of(&self, position: &D::Position) -> io::Result<u64> {
         // The newest files first: it is nearly always there.
-        let mut from = self.first();
+        let (mut from, mut groups) = (self.first(), Vec::new());
         for (number, segment) in self.segments.iter().rev() {
-            if segment.groups.first().is_some_and(|first| position.holds(&first.gtid)) {
+            groups.splice(..0, self.groups_of(*number, segment)?);
+            let here = numbers(&groups);
+            let inside = position.among(&here).first() == Some(&true);
+            if inside && segment.before.as_ref().is_some_and(|before| position.begins_in(before, &here)) {
                 from = place(*number, 4);
                 break;
             }
         }
-        let groups = self.groups_from(from)?;
-        let inside = groups.iter().take_while(|group| position.holds(&group.gtid)).last();
-        Ok(inside.map_or(from, |last| last.end))
+        let inside = position.among(&numbers(&groups)).into_iter().take_while(|inside| *inside).count();
+        Ok(inside.checked_sub(1).and_then(|last| groups.get(last)).map_or(from, |last| last.end))
     }
 
     /// Where our name for one of the server's files is.
@@ -437,6 +486,11 @@ impl<D: Dialect> Epoch<D> {
     /// Writes what lies between two places as one relay log: each transaction once, those that `known` holds left
     /// out. The position it leads to; `None` when there is nothing.
     pub fn copy_out(&self, from: u64, to: u64, known: &D::Position, path: &Path) -> io::Result<Option<D::Position>> {
+        let mut all = self.groups_from(from)?;
+        all.retain(|group| group.end <= to);
+        let inside = known.among(&numbers(&all));
+        let lacks = all.iter().zip(inside).filter(|(_, inside)| !inside);
+        let lacks: BTreeSet<u64> = lacks.map(|(group, _)| group.end).collect();
         let mut copy = Relay::<D>::create(path, known)?;
         let mut groups = D::Groups::default();
         for number in self.segments.range(file_of(from)..=file_of(to)).map(|(number, _)| *number) {
@@ -449,10 +503,12 @@ impl<D: Dialect> Epoch<D> {
                 && let Some(event) = reader.next(&mut input)?
             {
                 at += event.bytes.len() as u64;
-                copy.event(&event, &groups.place(&event), place(number, at) > from)?;
+                let (belongs, here) = (groups.place(&event), place(number, at));
+                let wanted = if matches!(belongs, Place::Ends(_)) { lacks.contains(&here) } else { here > from };
+                copy.event(&event, &belongs, wanted)?;
             }
         }
-        copy.finish(known)
+        copy.finish()
     }
 
     /// Adds a look at production. While nothing is committed only the first and the last of them tell anything.
@@ -501,6 +557,10 @@ impl<D: Dialect> Epoch<D> {
         }
         Ok(())
     }
+}
+
+fn numbers<G>(groups: &[Group<G>]) -> Vec<&G> {
+    groups.iter().map(|group| &group.gtid).collect()
 }
 
 /// Whether a file begins as those of the log do: of one that was not synced, a crash of the machine may leave nothing.

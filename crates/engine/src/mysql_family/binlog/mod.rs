@@ -47,7 +47,7 @@ use pando_host::{Account, durable};
 use pando_model::Lsn;
 
 use self::dialect::{Dialect, Position as _};
-use self::epoch::{Epoch, LIVE};
+use self::epoch::{Epoch, LIVE, Meta};
 use self::index::Post;
 use crate::{EngineError, Point, Stretch, Want, seat};
 
@@ -99,14 +99,23 @@ impl<D: Dialect> BinLog<D> {
         self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a new stretch. The account writes into its `live/`.
+    /// Begins a new stretch, of a mirror that starts from a position. The account writes into its `live/`.
     pub fn begin_epoch(&self, begin: &D::Position, owner: Option<&Account>) -> Result<u32, EngineError> {
+        self.begin(&Meta { begin: begin.clone(), own: false }, owner)
+    }
+
+    /// Begins a new stretch, of a clone that records what it does.
+    pub fn begin_own(&self, owner: Option<&Account>) -> Result<u32, EngineError> {
+        self.begin(&Meta { begin: D::Position::default(), own: true }, owner)
+    }
+
+    fn begin(&self, meta: &Meta<D::Position>, owner: Option<&Account>) -> Result<u32, EngineError> {
         let mut epochs = self.lock();
         let number = epochs.keys().last().map_or(1, |last| last + 1);
         let action = failed("beginning a stretch of the log");
         let hidden = self.dir.join(".epoch.tmp");
         durable::remove_tree_if_there(&hidden).map_err(&action)?;
-        Epoch::<D>::make(&hidden, begin).map_err(&action)?;
+        Epoch::<D>::make(&hidden, meta).map_err(&action)?;
         for (path, mode) in [("", 0o711), ("segments", 0o700), ("live", 0o700)] {
             fs::set_permissions(hidden.join(path), Permissions::from_mode(mode)).map_err(&action)?;
         }
@@ -167,6 +176,11 @@ impl<D: Dialect> BinLog<D> {
     #[cfg(test)]
     fn sync_by(&self, how: fn(&fs::File) -> io::Result<()>) {
         self.lock().values_mut().for_each(|epoch| epoch.sync_file = how);
+    }
+
+    /// The number that ended the newest stretch: its server had given it before, or had passed it.
+    pub fn ended(&self) -> Option<D::Gtid> {
+        self.lock().values().next_back()?.ended.clone()
     }
 
     /// Where a stretch has come to.

@@ -17,18 +17,21 @@ pub struct Relay<D: Dialect> {
     /// How much of it is whole.
     whole: u64,
     any: bool,
+    /// Whether anything was taken in.
+    taken: bool,
 }
 
 impl<D: Dialect> Relay<D> {
-    /// An empty one, in which what `known` holds is left out.
+    /// An empty one, for what has `known` already.
     pub fn create(path: &Path, known: &D::Position) -> io::Result<Self> {
         let mut out = BufWriter::with_capacity(1 << 18, File::create(path)?);
         out.write_all(&MAGIC)?;
         let length = MAGIC.len() as u64;
-        Ok(Self { position: known.clone(), out, length, format: None, whole: length, any: false })
+        Ok(Self { position: known.clone(), out, length, format: None, whole: length, any: false, taken: false })
     }
 
-    /// Takes in an event of the log, if its transaction is wanted. They come in order.
+    /// Takes in an event of the log, if its transaction is wanted: what begins may be, what ends is or is not. They come in
+    /// order.
     pub fn event(&mut self, event: &Event, place: &Place<D::Gtid>, wanted: bool) -> io::Result<()> {
         if event.is_format() {
             self.format = Some(event.bytes.clone());
@@ -43,10 +46,10 @@ impl<D: Dialect> Relay<D> {
         }
         let inside = match place {
             Place::Outside => return Ok(()),
-            Place::Begins(gtid) => {
+            Place::Begins(_) => {
                 // Whatever was open never ended.
                 self.cut()?;
-                self.any = wanted && !self.position.holds(gtid);
+                self.any = wanted;
                 self.any
             }
             Place::Inside | Place::Ends(_) => self.any,
@@ -60,9 +63,13 @@ impl<D: Dialect> Relay<D> {
         }
         self.put(&event.bytes)?;
         if let Place::Ends(gtid) = place {
+            self.any = false;
+            if !wanted {
+                return self.cut();
+            }
             self.position.take(gtid);
             self.whole = self.length;
-            self.any = false;
+            self.taken = true;
         }
         Ok(())
     }
@@ -84,9 +91,9 @@ impl<D: Dialect> Relay<D> {
     }
 
     /// The position that it leads to; `None` when nothing was taken in.
-    pub fn finish(mut self, known: &D::Position) -> io::Result<Option<D::Position>> {
+    pub fn finish(mut self) -> io::Result<Option<D::Position>> {
         self.cut()?;
         self.out.flush()?;
-        Ok((self.position != *known).then_some(self.position))
+        Ok(self.taken.then_some(self.position))
     }
 }

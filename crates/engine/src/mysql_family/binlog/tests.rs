@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use pando_model::Lsn;
 
 use super::Look;
-use super::dialect::Groups as _;
+use super::dialect::{Groups as _, Position as _};
 use super::event::{MAGIC, Place, Reader};
 use crate::mariadb::log::groups::Groups;
-use crate::mariadb::log::groups::forge::{format, gtid, rows, transaction, xid};
+use crate::mariadb::log::groups::forge::{foreign, format, gtid, rows, transaction, xid};
 use crate::mariadb::log::{Mariadb, Position};
 use crate::{Point, Want};
 
@@ -112,6 +112,71 @@ fn m09_what_comes_twice_counts_once_and_what_never_ended_counts_for_nothing() ->
     log.copy_out(1, begin(&log).lsn, log.end(1)?, &position("0-7-9"), &out)?;
     assert_eq!(numbers(&out), [10, 11, 12, 13]);
     assert_eq!(log.position(1)?, position("0-7-13"));
+    Ok(())
+}
+
+#[test]
+fn m09_numbers_that_ascend_by_server_only_leave_nothing_out_and_count_once() -> Done {
+    let dir = tempfile::tempdir()?;
+    let log = made(dir.path());
+    append(
+        &log,
+        "log.000001",
+        &[transaction(100, 10), foreign(100, 5, 11), transaction(101, 11), transaction(102, 12)],
+    );
+    log.advance(None)?;
+    assert!(!log.position(1)?.reaches(&position("0-7-13")) && log.position(1)?.reaches(&position("0-5-11")));
+    let (own, second) = (log.place_of(1, &position("0-5-11"))?, log.place_of(1, &position("0-7-11"))?);
+    assert!(own < second && second < log.end(1)?);
+    // The mirror had applied up to the local write.
+    log.clear_live(1)?;
+    let again = [transaction(101, 11), transaction(102, 12), foreign(103, 6, 3), transaction(104, 13)];
+    append(&log, "log.000001", &again);
+    log.advance(None)?;
+    let out = dir.path().join("relay");
+    let reached = log.copy_out(1, own, log.end(1)?, &position("0-5-11"), &out)?;
+    assert_eq!((numbers(&out), reached.map(|to| to.to_string())), (vec![11, 12, 3, 13], Some("0-7-13".to_owned())));
+    log.copy_out(1, begin(&log).lsn, log.end(1)?, &position("0-7-9"), &out)?;
+    assert_eq!((numbers(&out), log.ended()), (vec![10, 11, 11, 12, 3, 13], None));
+    // The same from packed files, by the next daemon.
+    append(&log, "log.000002", &[transaction(105, 14)]);
+    log.advance(Some(3))?;
+    drop(log);
+    let log = BinLog::open(&dir.path().join("log"))?;
+    log.clear_live(1)?;
+    append(&log, "log.000001", &[foreign(103, 6, 3), transaction(104, 13), transaction(105, 14), foreign(106, 5, 12)]);
+    log.advance(None)?;
+    log.copy_out(1, begin(&log).lsn, log.end(1)?, &position("0-7-9"), &out)?;
+    assert_eq!((numbers(&out), log.ended()), (vec![10, 11, 11, 12, 3, 13, 14, 12], None));
+    assert_eq!(log.place_of(1, &position("0-5-11"))?, own);
+    Ok(())
+}
+
+#[test]
+fn m09_a_number_that_was_set_back_ends_the_stretch() -> Done {
+    // One that never came, and one that came before.
+    for (number, after) in [(11, 12), (10, 11)] {
+        let dir = tempfile::tempdir()?;
+        let log = made(dir.path());
+        append(&log, "log.000001", &[transaction(100, 10), transaction(101, after), transaction(102, number)]);
+        append(&log, "log.000002", &[transaction(103, 13)]);
+        log.advance(None)?;
+        assert_eq!(log.ended().map(|gtid| gtid.seq), Some(number));
+        assert_eq!(log.position(1)?.to_string(), format!("0-7-{after}"));
+        drop(log);
+        let log = BinLog::open(&dir.path().join("log"))?;
+        log.advance(None)?;
+        assert_eq!(log.ended().map(|gtid| gtid.seq), Some(number));
+    }
+    // A clone that records gives what numbers it likes: nothing comes twice.
+    let dir = tempfile::tempdir()?;
+    let log = BinLog::open(&dir.path().join("log"))?;
+    log.begin_own(None)?;
+    append(&log, "log.000001", &[transaction(100, 10), transaction(101, 5), transaction(102, 11)]);
+    log.advance(None)?;
+    let out = dir.path().join("relay");
+    log.copy_out(1, Lsn(1 << 32 | 4), log.end(1)?, &Position::default(), &out)?;
+    assert_eq!((numbers(&out), log.ended()), (vec![10, 5, 11], None));
     Ok(())
 }
 
