@@ -1,13 +1,15 @@
 //! Foreign programs, run in one way: argument vectors, absolute path, clean environment, C locale, no
-//! stdin, stderr kept for the error. Nothing here ever goes through a shell.
+//! stdin but a file, stderr kept for the error. Nothing here ever goes through a shell.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 #[allow(clippy::disallowed_types, reason = "the one place that builds commands")]
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -130,6 +132,7 @@ impl Tool {
             env: BTreeMap::new(),
             dir: None,
             account: None,
+            input: None,
             inherited: Vec::new(),
         }
     }
@@ -143,6 +146,7 @@ pub struct ToolCommand {
     env: BTreeMap<OsString, OsString>,
     dir: Option<PathBuf>,
     account: Option<Account>,
+    input: Option<Arc<File>>,
     inherited: Vec<&'static str>,
 }
 
@@ -182,6 +186,13 @@ impl ToolCommand {
         self
     }
 
+    /// Sets its standard input; nothing otherwise.
+    #[must_use]
+    pub fn input(mut self, file: File) -> Self {
+        self.input = Some(Arc::new(file));
+        self
+    }
+
     /// Runs it as another account (only root can).
     #[must_use]
     pub fn account(mut self, account: Option<&Account>) -> Self {
@@ -206,7 +217,7 @@ impl ToolCommand {
             .env("LANG", "C")
             .env("TZ", "UTC")
             .current_dir(self.dir.as_deref().unwrap_or(Path::new("/")))
-            .stdin(Stdio::null());
+            .stdin(self.input.as_ref().and_then(|file| file.try_clone().ok()).map_or_else(Stdio::null, Stdio::from));
         for name in &self.inherited {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);

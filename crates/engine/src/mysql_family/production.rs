@@ -1,12 +1,16 @@
 //! Talking to production: always through its make's own client, so that authentication, TLS and host lookup are the
-//! client's. User and password travel in an option file of mode 0600 that lives as long as the question.
+//! client's. User and password travel in an option file without a name, which is gone with those who have it open.
 
-use pando_host::secret::Secret;
-use pando_host::{Account, ToolError, durable};
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt, fchown};
+
+use pando_host::{Account, ToolError};
 use pando_model::SourceUrl;
 
 use super::install::{Installation, Programs};
-use crate::{EngineError, seat};
+use super::io as failed;
+use crate::EngineError;
 
 /// The address of production as an option file of the clients.
 pub fn options(programs: &Programs, url: &SourceUrl) -> String {
@@ -45,23 +49,32 @@ pub fn query(
     url: &SourceUrl,
     sql: &str,
 ) -> Result<String, EngineError> {
-    let path = std::env::temp_dir().join(format!(".pando-{}.cnf", Secret::generate().reveal()));
-    let client = installation.client()?;
-    seat::write(&path, &options(installation.programs, url), account)?;
-    let done = client
+    let file = unnamed(&options(installation.programs, url), account).map_err(failed("writing an option file"))?;
+    let done = installation
+        .client()?
         .command()
-        .arg(format!("--defaults-file={}", path.display()))
+        .input(file)
+        .arg("--defaults-file=/dev/stdin")
         .args(["--connect-timeout=10", "--batch", "--skip-column-names", "--execute", sql])
         .account(account)
         .run()
         .map(|finished| finished.text());
-    if let Err(error) = durable::remove_if_there(&path) {
-        tracing::warn!(%error, "an option file could not be removed");
-    }
     done.map_err(|error| EngineError::Server {
         action: format!("asking production at {url}"),
         source: Box::new(short(error)),
     })
+}
+
+/// A file in memory that has no name, private to the account: no crash leaves it anywhere.
+fn unnamed(text: &str, account: Option<&Account>) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("options", rustix::fs::MemfdFlags::CLOEXEC)?);
+    // Clients leave out a file that anybody may write to.
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    if let Some(account) = account.filter(|_| Account::is_root()) {
+        fchown(&file, Some(account.uid), Some(account.gid))?;
+    }
+    file.write_all(text.as_bytes())?;
+    Ok(file)
 }
 
 /// The line that says why; before it stands the statement.

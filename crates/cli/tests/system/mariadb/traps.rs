@@ -1,5 +1,7 @@
 //! What a copy of a MariaDB server's files, or a replay of its log, gets wrong when nobody looks.
 
+use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -295,4 +297,31 @@ fn m09_numbers_of_several_servers_that_do_not_ascend_are_all_there_and_one_set_b
     assert_eq!(rows(&stand.copy("blog@now", "anew", &[])), "1,2,3,4,5,6,100");
     stand.json(&["rm", "early", "late", "now", "anew"]);
     stand.end(&["the heartbeat of an app"]);
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_it_asks_production_leaves_no_password_behind() {
+    let Some(mut stand) = Stand::new() else { return };
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let source = format!("db=mariadb://rep:never-kept-4711@{}/blog", silent.local_addr().unwrap());
+    std::thread::scope(|scope| {
+        let _link = scope.spawn(|| stand.daemon.pando(&["link", "silent", &source]));
+        let _asked = silent.accept().unwrap();
+        stand.daemon.strike();
+    });
+    stand.daemon.kill9();
+    let left = |stand: &Stand| {
+        let run = stand.daemon.home().join("run");
+        for dir in [Path::new("/tmp"), Path::new("/dev/shm"), &run] {
+            for file in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+                let holds = fs::read_to_string(&file).is_ok_and(|text| text.contains("never-kept-4711"));
+                assert!(!holds, "{}", file.display());
+            }
+        }
+    };
+    left(&stand);
+    stand.daemon.resume();
+    left(&stand);
+    stand.link(&[]);
+    stand.end(&[]);
 }
