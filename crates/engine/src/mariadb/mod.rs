@@ -74,6 +74,7 @@ impl Flavor for Mariadb {
         "innodb_compression_algorithm",
         "datadir",
         "pid_file",
+        "gtid_strict_mode",
     ];
     const ENCRYPTED: (&'static str, &'static str) =
         ("RLIKE 'ENCRYPTED`?=.?YES'", "made with ENCRYPTED=YES, and a mirror has none of production's keys");
@@ -87,7 +88,12 @@ impl Flavor for Mariadb {
         let encrypts = !matches!(facts.setting("innodb_encrypt_tables"), "" | "OFF");
         let what =
             "production encrypts its tables on disk (innodb_encrypt_tables); mirror and clones do not".to_owned();
-        encrypts.then(|| finding(what, None, false)).into_iter().collect()
+        let encrypts = encrypts.then(|| finding(what, None, false));
+        let back = facts.setting("gtid_strict_mode") == "OFF";
+        let what = "gtid_strict_mode is OFF: should a server of production give a number that it has passed (SET gtid_seq_no), \
+                    the mirror is made anew, and the timeline has a gap"
+            .to_owned();
+        encrypts.into_iter().chain(back.then(|| finding(what, None, false))).collect()
     }
 
     fn first_copy(

@@ -67,8 +67,15 @@ const SHARED: [&str; 9] = [
     "max_allowed_packet",
     "default_storage_engine",
 ];
-const ASKED: [&str; 6] =
-    ["log_bin", "server_id", "binlog_format", "binlog_row_image", "innodb_data_home_dir", "innodb_undo_directory"];
+const ASKED: [&str; 7] = [
+    "system_time_zone",
+    "log_bin",
+    "server_id",
+    "binlog_format",
+    "binlog_row_image",
+    "innodb_data_home_dir",
+    "innodb_undo_directory",
+];
 
 /// Settings that mirrors and clones share with production.
 pub fn shared<F: Flavor>() -> Vec<&'static str> {
@@ -88,6 +95,10 @@ const RIGHTS: [(&[&str], &str); 9] = [
     (&["PROCESS"], "to copy tablespaces"),
 ];
 
+/// How far production's clock is from UTC in winter and in summer, in seconds.
+const JANUARY_AND_JULY: &str = "TIMESTAMPDIFF(SECOND, '1970-01-01', FROM_UNIXTIME(1736942400)) - 1736942400, \
+                                TIMESTAMPDIFF(SECOND, '1970-01-01', FROM_UNIXTIME(1752580800)) - 1752580800";
+
 fn question<F: Flavor>() -> String {
     let names: Vec<String> =
         shared::<F>().iter().chain(&ASKED).chain(F::ASKED).map(|name| format!("'{name}'")).collect();
@@ -98,6 +109,7 @@ fn question<F: Flavor>() -> String {
            AND engine NOT IN ('InnoDB', 'MEMORY') AND table_type = 'BASE TABLE' \
            AND table_schema NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys'); \
          SELECT 'encrypted', COUNT(*) FROM information_schema.tables WHERE create_options {}; \
+         SELECT 'offsets', CONCAT_WS(' ', TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), NOW()), {JANUARY_AND_JULY}); \
          SHOW SESSION STATUS LIKE 'Ssl_cipher'; SHOW GLOBAL VARIABLES WHERE Variable_name IN ({}); SHOW GRANTS",
         F::ENCRYPTED.0,
         names.join(",")
@@ -222,8 +234,27 @@ fn settings<F: Flavor>(facts: &Facts) -> Vec<Finding> {
         );
         findings.push(finding(what, Some(statements), false));
     }
+    findings.extend(zone(facts));
     findings.extend(F::settings(facts));
     findings
+}
+
+/// That production takes its time zone from its machine, which mirror and clones cannot: they run in UTC.
+fn zone(facts: &Facts) -> Option<Finding> {
+    let offsets: Vec<i64> = facts.setting("offsets").split_whitespace().filter_map(|text| text.parse().ok()).collect();
+    let (first, name) = (*offsets.first()?, facts.setting("system_time_zone"));
+    if facts.setting("time_zone") != "SYSTEM" || offsets.iter().all(|offset| *offset == 0) {
+        return None;
+    }
+    let what = format!(
+        "time_zone is SYSTEM, and production's machine is not in UTC ({name}); mirror and clones are: a TIMESTAMP is shown \
+         there in UTC, and a statement that converts one (DATETIME to TIMESTAMP, say) stores another moment in the mirror"
+    );
+    let (sign, minutes) = (if first < 0 { '-' } else { '+' }, first.abs() / 60);
+    let zone = format!("{sign}{:02}:{:02}", minutes / 60, minutes % 60);
+    let fix =
+        format!("SET GLOBAL time_zone = '{zone}';  -- and default_time_zone = '{zone}' in its section; then link");
+    Some(finding(what, offsets.iter().all(|offset| *offset == first).then_some(fix.as_str()), false))
 }
 
 fn versions<F: Flavor>(facts: &Facts, installations: &Installations) -> Vec<Finding> {
@@ -318,6 +349,33 @@ mod tests {
         for (facts, found) in both(|said| format!("{said}innodb_undo_directory\t/var/undo\n")) {
             assert_eq!((facts.setting("lower_case_table_names"), facts.setting("innodb_page_size")), ("0", "16384"));
             assert!(found.iter().any(|finding| finding.what.contains("innodb_undo_directory")));
+        }
+    }
+
+    #[test]
+    fn m09_that_numbers_may_be_set_back_is_told() {
+        for (mode, told) in [("OFF", true), ("ON", false)] {
+            let found = settings::<Mariadb>(&read(&format!("{MARIADB}gtid_strict_mode\t{mode}\n")));
+            assert_eq!(found.iter().any(|finding| !finding.fatal && finding.what.contains("gtid_seq_no")), told);
+        }
+    }
+
+    #[test]
+    fn m14_a_production_whose_machine_is_not_in_utc_is_told() {
+        let with = |zone: &str, offsets: &str| {
+            let said = format!("time_zone\t{zone}\nsystem_time_zone\tEST\noffsets\t{offsets}\n");
+            both(|text| format!("{text}{said}"))
+                .map(|(_, found)| found.into_iter().find(|one| one.what.contains("(EST)")))
+        };
+        for none in with("SYSTEM", "0 0 0").into_iter().chain(with("+02:00", "7200 7200 7200")) {
+            assert!(none.is_none(), "{none:?}");
+        }
+        for found in with("SYSTEM", "-18000 -18000 -14400") {
+            assert!(found.is_some_and(|found| !found.fatal && found.fix.is_none()));
+        }
+        for found in with("SYSTEM", "19800 19800 19800") {
+            let fix = found.and_then(|found| found.fix).unwrap_or_default();
+            assert!(fix.starts_with("SET GLOBAL time_zone = '+05:30';"), "{fix}");
         }
     }
 
