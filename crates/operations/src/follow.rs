@@ -314,6 +314,11 @@ fn begins_anew(world: &World, owner: &Owner, last: Option<&SnapshotRecord>) -> D
     Ok(false)
 }
 
+/// Whether a snapshot may hold something new. Directories do not tell whether they changed.
+fn may_have_changed(world: &World, owner: &Owner) -> bool {
+    owner.sources.iter().any(|(name, held)| !units::has_server(held.kind) || world.live(&owner.id, name).changed)
+}
+
 /// Takes a snapshot when it is time, and prepares the newest one.
 fn schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
     let every = SignedDuration::from_secs(owner.app.policy.snapshot_every_seconds.max(1));
@@ -321,10 +326,7 @@ fn schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
     // Where production's clock was set back, the last one taken is not the last one by its moment.
     let taken = snapshots.iter().map(|snapshot| snapshot.taken_at).max();
     let due = taken.is_none_or(|last| world.now().duration_since(last) >= every);
-    // Directories tell only by a sync whether they changed.
-    let changed =
-        owner.sources.iter().any(|(name, held)| !units::has_server(held.kind) || world.live(&owner.id, name).changed);
-    if (due && changed || begins_anew(world, owner, snapshots.last())?)
+    if (due && may_have_changed(world, owner) || begins_anew(world, owner, snapshots.last())?)
         && owner.app.state == AppState::Following
         && let Some(_claim) = world.try_claim(&[owner.name.to_string()], "snapshot")
     {
@@ -521,7 +523,7 @@ fn record_schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
     let snapshots = owner.snapshots(world)?;
     let current = snapshots.last().filter(|last| last.taken_at >= owner_since(owner));
     let due = current.is_none_or(|last| world.now().duration_since(last.taken_at) >= every);
-    let changed = current.is_none() || owner.sources.keys().any(|name| world.live(&owner.id, name).changed);
+    let changed = current.is_none() || may_have_changed(world, owner);
     // A fresh log needs a moment to flow; before, nothing could be rolled forward from a snapshot.
     let flows = owner.sources.keys().any(|name| world.live(&owner.id, name).pulse.through.is_some());
     if due && changed && flows {

@@ -4,6 +4,7 @@
 //! The rules (DESIGN §6): a database shows the last commit at or before the moment. Files have no log: the
 //! first state at or after the moment is taken, so that no row points to a file that is not there yet;
 //! where there is none, a snapshot is taken now; where that cannot be, the last state, and the skew is said.
+//! Of a clone's own past it is the last state at or before the moment: what was removed since is in no later one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -307,7 +308,7 @@ fn serve_time(run: &Run, owner: &Owner, time: Timestamp, asked: String) -> Done<
     let late =
         needs_sync(owner) && !snapshots.iter().any(|snapshot| files_at(owner, snapshot).is_some_and(|at| at >= time));
     let mut note = None;
-    if late && owner.records() {
+    if late && owner.clone.is_none() {
         match snapshot::not_before(run, owner, time) {
             Ok(_) => snapshots = owner.snapshots(world)?,
             Err(Fault::Crash) => return Err(Fault::Crash),
@@ -316,15 +317,17 @@ fn serve_time(run: &Run, owner: &Owner, time: Timestamp, asked: String) -> Done<
     }
     let mut sources = BTreeMap::new();
     let mut base = None;
-    for (name, held) in &owner.sources {
-        let plan = if crate::units::has_log(held.kind) {
-            let (snapshot, plan) = roll_source(&snapshots, name, held, time)?
-                .ok_or_else(|| nearest_or(world, owner, time, "cannot be served"))?;
-            base.get_or_insert(snapshot);
-            plan
-        } else {
-            still_source(&snapshots, name, time).ok_or_else(|| nearest_or(world, owner, time, "cannot be served"))?
-        };
+    let (logged, still): (Vec<_>, Vec<_>) =
+        owner.sources.iter().partition(|(_, held)| crate::units::has_log(held.kind));
+    for (name, held) in logged {
+        let (snapshot, plan) = roll_source(&snapshots, name, held, time)?
+            .ok_or_else(|| nearest_or(world, owner, time, "cannot be served"))?;
+        base.get_or_insert(snapshot);
+        sources.insert(name.clone(), plan);
+    }
+    for (name, _) in still {
+        let plan = still_source(owner, &snapshots, name, time, base.as_ref())
+            .ok_or_else(|| nearest_or(world, owner, time, "cannot be served"))?;
         sources.insert(name.clone(), plan);
     }
     if let Some(problem) = note {
@@ -396,12 +399,24 @@ fn covers(held: &Held, mark: &Mark, time: Timestamp) -> Done<bool> {
             .any(|one| one.epoch == mark.from.epoch && one.through.is_some_and(|through| through >= time)))
 }
 
-/// A directory at a time: the first state at or after it, else the last one.
-fn still_source(snapshots: &[SnapshotRecord], name: &Name, time: Timestamp) -> Option<SourcePlan> {
-    let mut states: Vec<_> = snapshots.iter().filter_map(|snapshot| snapshot.sources.get(name)).collect();
-    states.sort_by_key(|stored| stored.at);
-    let stored = states.iter().find(|stored| stored.at >= time).or_else(|| states.last())?;
-    Some(plain(&stored.tree, stored.at, time))
+/// A directory at a time: production's as the first sync at or after it found it, else the last one; a clone's own as it
+/// was last known by then, but not older than the snapshot that its databases start from: a rewind may lie between.
+fn still_source(
+    owner: &Owner,
+    snapshots: &[SnapshotRecord],
+    name: &Name,
+    time: Timestamp,
+    base: Option<&SnapshotId>,
+) -> Option<SourcePlan> {
+    let mut states: Vec<_> =
+        snapshots.iter().filter_map(|snapshot| Some((&snapshot.id, snapshot.sources.get(name)?))).collect();
+    states.sort_by_key(|(_, stored)| stored.at);
+    let found = if owner.clone.is_some() {
+        states.iter().rfind(|(id, stored)| stored.at <= time || Some(*id) == base).or_else(|| states.first())
+    } else {
+        states.iter().find(|(_, stored)| stored.at >= time).or_else(|| states.last())
+    };
+    found.map(|(_, stored)| plain(&stored.tree, stored.at, time))
 }
 
 fn lsn_plan(run: &Run, owner: &Owner, lsn: Lsn, asked: String) -> Done<Plan> {
@@ -422,7 +437,7 @@ fn lsn_plan(run: &Run, owner: &Owner, lsn: Lsn, asked: String) -> Done<Plan> {
             let mut sources = BTreeMap::new();
             sources.insert(name.clone(), rolled_plan(held, &stored.tree, point, time, time));
             for (other, _) in owner.sources.iter().filter(|(other, _)| *other != name) {
-                let plan = still_source(&snapshots, other, time)
+                let plan = still_source(owner, &snapshots, other, time, Some(&snapshot.id))
                     .ok_or_else(|| nearest_or(world, owner, time, "cannot be served"))?;
                 sources.insert(other.clone(), plan);
             }

@@ -44,6 +44,7 @@ mod odd_production;
 mod oracle;
 mod others;
 mod outages;
+mod own_past;
 mod promote;
 mod proxy;
 mod redis;

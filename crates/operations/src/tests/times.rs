@@ -10,13 +10,13 @@ use pando_engine::Link;
 use pando_model::{AppState, ErrorKind, Moment, Problem, RangeView, SnapshotId};
 
 use super::agree::complaints;
-use super::kit::{Kit, go, name, request, time};
+use super::kit::{Kit, go, name, request, shop, time};
 use crate::fault::Fault;
 use crate::follow::look_after_clones;
 use crate::journal::run_now;
 use crate::moments::{self, Plan};
-use crate::verbs::clone;
 use crate::verbs::prepare::Prepare;
+use crate::verbs::{clone, link};
 
 fn before_the_gap(files: bool) -> Kit {
     let kit = Kit::new();
@@ -123,6 +123,27 @@ fn while_production_is_away_only_what_was_received_is_served() {
     let problem = resolve(&kit, &Moment::Now).unwrap_err();
     assert_eq!(problem.kind, ErrorKind::Refused);
     assert!(resolve(&kit, &Moment::Latest).is_ok());
+}
+
+#[test]
+fn a_clones_own_files_are_those_that_it_had_by_then() {
+    let kit = Kit::new();
+    let mut files = shop(true);
+    files.sources.remove(0);
+    go(&kit.world, &["shop"], |world| link::Link::new(world, files)).unwrap();
+    kit.make_clone("shop", "dev", true);
+    kit.pass(9);
+    kit.snapshot("dev");
+    kit.pass(20);
+    let skew = |clock: &str| {
+        let plan = moments::resolve(&kit.run(), &kit.owner("dev"), &Moment::At(at(clock))).unwrap();
+        plan.sources[&name("files")].skew.unwrap()
+    };
+    // The snapshots are of :00 and of :09.
+    assert_eq!((skew("10:00:08"), skew("10:00:09"), skew("10:00:29")), (-8.0, 0.0, -20.0));
+    assert_eq!(skew("09:59:58"), 2.0, "there is none before");
+    assert_eq!(kit.snapshots("dev").len(), 2, "one of now would lack what was removed");
+    assert_eq!(complaints(&kit), Vec::<String>::new());
 }
 
 #[test]

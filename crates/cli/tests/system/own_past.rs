@@ -1,0 +1,61 @@
+//! A recording clone's own past: its files as they were.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pando_testkit::wait_until;
+use serde_json::Value;
+
+use crate::stand::Stand;
+
+const ROWS: &str = "SELECT string_agg(n::text, ',' ORDER BY n) FROM mark";
+
+fn time(value: &Value) -> Timestamp {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+fn timeline(stand: &Stand, part: &str) -> Vec<Value> {
+    stand.json(&["timeline", "dev"])[part].as_array().unwrap().clone()
+}
+
+/// A moment of now, which lies behind what was done and before what is done next, and is in the log of `dev`.
+fn moment(stand: &Stand) -> Timestamp {
+    sleep(Duration::from_millis(50));
+    let now = Timestamp::now();
+    let reached = || timeline(stand, "ranges").last().is_some_and(|range| time(&range["to"]) > now);
+    assert!(wait_until(Duration::from_secs(20), reached), "{:#?}", timeline(stand, "ranges"));
+    now
+}
+
+#[test]
+fn its_files_are_those_of_then() {
+    let Some(stand) = Stand::new() else { return };
+    stand.production.psql("CREATE TABLE mark (n int)");
+    fs::write(stand.files().join("a"), "production").unwrap();
+    stand.link_both(&["--snapshot-every", "2s"]);
+    let dev = stand.copy_with("shop", "dev", &["--record"]);
+    dev.sql("INSERT INTO mark VALUES (1)");
+    let files = dev.path("files");
+    sleep(Duration::from_secs(3));
+    // Files alone change, and it has a snapshot of that, too.
+    fs::write(files.join("report"), "mine").unwrap();
+    let written = Timestamp::now();
+    let kept = || timeline(&stand, "snapshots").iter().any(|one| time(&one["moment"]) > written);
+    assert!(wait_until(Duration::from_secs(20), kept), "{}", stand.daemon.log());
+    let then = moment(&stand);
+    fs::remove_file(files.join("a")).unwrap();
+    fs::remove_file(files.join("report")).unwrap();
+    dev.sql("DELETE FROM mark");
+    stand.json(&["rewind", &format!("dev@{then}")]);
+    let dev = stand.show("dev");
+    let read = |file: &str| fs::read_to_string(dev.path("files").join(file)).unwrap();
+    assert_eq!((dev.sql(ROWS), read("a"), read("report")), ("1".into(), "production".into(), "mine".into()));
+    let skew = dev.0["sources"]["files"]["skew_seconds"].as_f64().unwrap();
+    assert!(skew <= 0.0, "{skew}");
+    stand.json(&["rm", "dev"]);
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    stand.end(&[]);
+}
