@@ -127,13 +127,15 @@ fn whole(owner: &Owner, snapshot: &SnapshotRecord, asked: String) -> Done<Plan> 
             (None, false) => plain(&stored.tree, stored.at, snapshot.moment),
             (None, true) => {
                 let rolled = mark.map(|mark| roll(held, &mark, Want::Time(snapshot.moment))).transpose()?.flatten();
-                let to = rolled.ok_or_else(|| {
-                    Fault::Problem(refused(format!(
-                        "the log that the snapshot {} needs is not kept any more",
-                        snapshot.id
-                    )))
-                })?;
-                rolled_plan(held, &stored.tree, to, snapshot.moment, snapshot.moment)
+                match rolled {
+                    Some(to) => rolled_plan(held, &stored.tree, to, snapshot.moment, snapshot.moment),
+                    // A clone's tree is whole without its log: it stands where it was frozen, a little behind the moment.
+                    None if owner.clone.is_some() => plain(&stored.tree, stored.at, snapshot.moment),
+                    None => {
+                        let text = format!("the log that the snapshot {} needs is not kept any more", snapshot.id);
+                        return Err(refused(text).into());
+                    }
+                }
             }
         };
         sources.insert(name.clone(), plan);

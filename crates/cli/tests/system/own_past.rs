@@ -1,4 +1,4 @@
-//! A recording clone's own past: its files as they were.
+//! A recording clone's own past: its files as they were, and what it named when its log is gone.
 
 use std::fs;
 use std::thread::sleep;
@@ -54,6 +54,47 @@ fn its_files_are_those_of_then() {
     assert_eq!((dev.sql(ROWS), read("a"), read("report")), ("1".into(), "production".into(), "mine".into()));
     let skew = dev.0["sources"]["files"]["skew_seconds"].as_f64().unwrap();
     assert!(skew <= 0.0, "{skew}");
+    stand.json(&["rm", "dev"]);
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    stand.end(&[]);
+}
+
+#[test]
+fn what_it_named_is_there_when_its_log_is_gone() {
+    let Some(stand) = Stand::new() else { return };
+    stand.production.psql("CREATE TABLE mark (n int)");
+    let file = stand.files().join("shop.toml");
+    let text = format!(
+        "app = \"shop\"\n[[sources]]\nurl = \"{}\"\n[policy]\nsnapshot_every_seconds = 2\nlog_keep_seconds = 5\n\
+         tiers = [{{ up_to_seconds = 8, every_seconds = 0 }}, {{ up_to_seconds = 3600, every_seconds = 900 }}]\n",
+        stand.production.url("postgres")
+    );
+    fs::write(&file, text).unwrap();
+    stand.json(&["apply", file.to_str().unwrap()]);
+    let dev = stand.copy_with("shop", "dev", &["--record"]);
+    dev.sql("INSERT INTO mark VALUES (1)");
+    let named = time(&stand.json(&["bookmark", "dev", "named"])["result"]["moment"]);
+    let trimmed = || {
+        dev.sql("INSERT INTO mark VALUES (2)");
+        dev.sql("SELECT pg_switch_wal()");
+        timeline(&stand, "ranges").first().is_some_and(|range| time(&range["from"]) > named)
+    };
+    assert!(wait_until(Duration::from_secs(90), trimmed), "{}", stand.daemon.log());
+    assert_eq!(stand.copy("dev@named", "copy").sql(ROWS), "1");
+    // And whatever else it lists.
+    for snapshot in timeline(&stand, "snapshots") {
+        let id = snapshot["id"].as_str().unwrap();
+        let (one, before) = (stand.copy(&format!("dev@{id}"), "one"), time(&snapshot["moment"]) < named);
+        assert_eq!(one.sql(ROWS).starts_with('1'), !before, "{snapshot}");
+        stand.json(&["rm", "one"]);
+        if !before {
+            break;
+        }
+    }
+    stand.json(&["rewind", "dev@named"]);
+    assert_eq!(stand.show("dev").sql(ROWS), "1");
+    stand.json(&["rm", "copy"]);
     stand.json(&["rm", "dev"]);
     stand.json(&["unlink", "shop"]);
     stand.nothing_left();

@@ -147,6 +147,29 @@ fn a_clones_own_files_are_those_that_it_had_by_then() {
 }
 
 #[test]
+fn what_a_clone_has_named_needs_no_log_and_a_mirrors_snapshot_does() {
+    let kit = before_the_gap(false);
+    kit.make_clone("shop", "dev", true);
+    kit.bookmark("dev", "then", None);
+    kit.snapshot("shop");
+    for of in ["dev", "shop"] {
+        let mut newest = kit.snapshots(of).pop().unwrap();
+        // As after a time: it would be rolled forward by a log that was trimmed.
+        let mark = &mut newest.sources.get_mut(&name("db")).unwrap().mark;
+        (mark["rolls"], mark["from"]["epoch"]) = (true.into(), 77.into());
+        kit.world.catalog.note(&newest).unwrap();
+    }
+    let kept = kit.snapshots("dev").pop().unwrap();
+    let plan = moments::resolve(&kit.run(), &kit.owner("dev"), &Moment::Bookmark(name("then"))).unwrap();
+    let db = &plan.sources[&name("db")];
+    assert_eq!((plan.snapshot, &db.tree, db.to.is_none()), (Some(kept.id), &kept.sources[&name("db")].tree, true));
+    let lost = kit.snapshots("shop").pop().unwrap();
+    let problem = resolve(&kit, &Moment::Snapshot(lost.id)).unwrap_err();
+    assert_eq!(problem.kind, ErrorKind::Refused);
+    assert!(problem.message.contains("is not kept any more"), "{problem}");
+}
+
+#[test]
 fn other_words_for_moments() {
     let kit = before_the_gap(false);
     let newest = kit.snapshots("shop").pop().unwrap();

@@ -1,5 +1,6 @@
 //! `bookmark` and `unbookmark`: names for moments. What a bookmark names is kept, whatever the policy says:
-//! a moment between snapshots is made into a prepared snapshot of its own, so that it needs no log.
+//! a moment between snapshots is made into a prepared snapshot of its own, so that it needs no log. Nor does a
+//! clone's own snapshot.
 //!
 //! # Crash consistency
 //! The snapshot that may be made has its id from birth; undo destroys it.
