@@ -66,7 +66,7 @@ pub fn resolve(run: &Run, owner: &Owner, moment: &Moment) -> Done<Plan> {
             .into());
     }
     match moment {
-        Moment::Latest | Moment::Now if !owner.records() => {
+        Moment::Latest | Moment::Now if !owner.records() || owner.is_stopped() => {
             let fresh = snapshot::of_owner(run, owner)?;
             whole(owner, &fresh, asked)
         }
@@ -235,7 +235,8 @@ fn at(run: &Run, owner: &Owner, time: Timestamp, asked_at: Timestamp, asked: Str
         let through = reach(run, owner, Some(time));
         let reached = matches!(&through, Ok(through) if *through >= time);
         if !reached && !ranges(&run.world, owner)?.iter().any(|range| range.from <= time && time <= range.to) {
-            return Err(nearest(&run.world, owner, time, "has not been received from production")?.into());
+            let why = if owner.clone.is_some() { "is not in its log" } else { "has not been received from production" };
+            return Err(nearest(&run.world, owner, time, why)?.into());
         }
     }
     serve_time(run, owner, time, asked)

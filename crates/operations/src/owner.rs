@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pando_catalog::{AppRecord, CloneRecord, CloneSource, Sealed, SnapshotRecord};
 use pando_engine::{Engine, Seat, Source};
-use pando_model::{AppState, EngineKind, Name, OwnerId, PoolSnapshotId, UnitId, VolumeId};
+use pando_model::{AppState, CloneState, EngineKind, Name, OwnerId, PoolSnapshotId, UnitId, VolumeId};
 
 use pando_runtime::Container;
 
@@ -160,6 +160,11 @@ impl Owner {
     /// Whether this owner keeps a log (mirrors always do, where their engine has one).
     pub fn records(&self) -> bool {
         self.clone.as_ref().is_none_or(|clone| clone.record)
+    }
+
+    /// Whether it is a clone that was stopped: its data is what it shows, and its log says nothing of now.
+    pub fn is_stopped(&self) -> bool {
+        self.clone.as_ref().is_some_and(|clone| clone.state == CloneState::Stopped)
     }
 
     /// Its whole snapshots, oldest first.

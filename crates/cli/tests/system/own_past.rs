@@ -1,4 +1,4 @@
-//! A recording clone's own past: its files as they were, and what it named when its log is gone.
+//! A recording clone's own past: its files as they were, what it named when its log is gone, and itself when it is stopped.
 
 use std::fs;
 use std::thread::sleep;
@@ -30,7 +30,7 @@ fn moment(stand: &Stand) -> Timestamp {
 }
 
 #[test]
-fn its_files_are_those_of_then() {
+fn its_files_are_those_of_then_and_a_stopped_one_is_all_there() {
     let Some(stand) = Stand::new() else { return };
     stand.production.psql("CREATE TABLE mark (n int)");
     fs::write(stand.files().join("a"), "production").unwrap();
@@ -54,6 +54,26 @@ fn its_files_are_those_of_then() {
     assert_eq!((dev.sql(ROWS), read("a"), read("report")), ("1".into(), "production".into(), "mine".into()));
     let skew = dev.0["sources"]["files"]["skew_seconds"].as_f64().unwrap();
     assert!(skew <= 0.0, "{skew}");
+
+    dev.sql("INSERT INTO mark VALUES (2)");
+    stand.json(&["stop", "dev"]);
+    fs::write(dev.path("files").join("a"), "while it is stopped").unwrap();
+    stand.json(&["bookmark", "dev", "end"]);
+    for (target, name) in [("dev", "one"), ("dev@now", "two"), ("dev@end", "three")] {
+        let copy = stand.copy(target, name);
+        let a = fs::read_to_string(copy.path("files").join("a")).unwrap();
+        assert_eq!((copy.sql(ROWS).as_str(), a.as_str()), ("1,2", "while it is stopped"), "{target}");
+        stand.json(&["rm", name]);
+    }
+    let refused = stand.fails(4, &["clone", &format!("dev@{}", Timestamp::now()), "late"]);
+    assert!(refused.contains("is not in its log") && !refused.contains("production"), "{refused}");
+    // Its timeline goes on across the stop.
+    stand.json(&["start", "dev"]);
+    dev.sql("INSERT INTO mark VALUES (3)");
+    let then = moment(&stand);
+    dev.sql("DELETE FROM mark");
+    stand.json(&["rewind", &format!("dev@{then}")]);
+    assert_eq!(stand.show("dev").sql(ROWS), "1,2,3");
     stand.json(&["rm", "dev"]);
     stand.json(&["unlink", "shop"]);
     stand.nothing_left();

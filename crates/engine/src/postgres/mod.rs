@@ -271,12 +271,17 @@ impl Engine for PostgresEngine {
     ) -> Result<Mark, EngineError> {
         let (facts, installation) = self.installation(seat, source)?;
         let log = self.log(&seat.log)?;
-        let Some(epoch) = log.current_epoch() else {
+        let still = || {
             let from = Point { epoch: 0, timeline: 0, lsn: Lsn(0), time: Some(asked) };
-            return Ok(Mark { from, at: asked, rolls: false });
+            Ok(Mark { from, at: asked, rolls: false })
         };
+        let Some(epoch) = log.current_epoch() else { return still() };
         let (minimum, timeline) = if clone {
             let port = port_of(&seat.data)?;
+            // One that was stopped tells no position, and needs no log: all it had is in its tree.
+            if !socket_there(&seat.run, port) {
+                return still();
+            }
             let failed = |source: postgres::Error| EngineError::Server {
                 action: "asking a clone for its position".to_owned(),
                 source: Box::new(source),
