@@ -10,6 +10,7 @@ pub mod confine;
 pub mod durable;
 pub mod fail;
 mod holders;
+pub mod plain;
 pub mod process;
 pub mod secret;
 pub mod tool;

@@ -34,6 +34,7 @@ mod image_redis;
 mod images;
 mod kills;
 mod life;
+mod links;
 mod machine;
 mod mariadb;
 mod masking;

@@ -7,61 +7,74 @@
 //!
 //! That needs a look at production's files, so by ssh the holes of new files are filled.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use pando_host::plain::Dir;
 use rustix::fs::{OFlags, SeekFrom};
 
 /// Smaller savings are not worth a look.
 const WORTH: u64 = 1 << 20;
 
-/// Prepares the mirror for the files with holes of production that it does not have yet, or shorter.
+/// Prepares the mirror for the files with holes of production that it does not have yet, or shorter. Whoever owns a
+/// directory may put a link in its place meanwhile: those of the mirror are held.
 ///
 /// Production changes while this looks; what cannot be read there is left to rsync to complain about.
 pub fn reserve(mirror: &Path, production: &Path) -> io::Result<()> {
+    reserve_in(&Dir::open(mirror)?, Path::new(""), production)
+}
+
+fn reserve_in(mirror: &Dir, at: &Path, production: &Path) -> io::Result<()> {
     let Some(there) = fs::symlink_metadata(production).ok().filter(Metadata::is_dir) else { return Ok(()) };
-    let here = fs::symlink_metadata(mirror)?;
-    for entry in fs::read_dir(mirror)? {
+    let held = mirror.below(at)?;
+    let here = fs::metadata(held.path())?;
+    let mut inner = Vec::new();
+    for entry in fs::read_dir(held.path())? {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            reserve(&entry.path(), &production.join(entry.file_name()))?;
+            inner.push(entry.file_name());
         } else if kind.is_file() && missing_blocks(&entry.metadata()?) >= WORTH {
-            lengthen(&entry.path(), &production.join(entry.file_name()))?;
+            lengthen(&held, &entry.file_name(), &production.join(entry.file_name()))?;
         }
     }
+    drop(held);
     // A directory gets a new time with each new name, and rsync gives the mirror's the same time.
     if (here.mtime(), here.mtime_nsec()) != (there.mtime(), there.mtime_nsec()) {
-        add_new(mirror, production)?;
+        add_new(mirror, at, production)?;
     }
-    Ok(())
+    inner.iter().try_for_each(|name| reserve_in(mirror, &at.join(name), &production.join(name)))
 }
 
 /// Files with holes below `production` whose names the mirror lacks.
-fn add_new(mirror: &Path, production: &Path) -> io::Result<()> {
+fn add_new(mirror: &Dir, at: &Path, production: &Path) -> io::Result<()> {
+    let held = mirror.below(at)?;
+    let mut inner = Vec::new();
     for entry in fs::read_dir(production).into_iter().flatten().flatten() {
-        let (here, there) = (mirror.join(entry.file_name()), entry.path());
+        let (here, there) = (held.path().join(entry.file_name()), entry.path());
         let Ok(kind) = entry.file_type() else { continue };
         if !(kind.is_dir() || kind.is_file()) || fs::symlink_metadata(&here).is_ok() {
             continue;
         }
         if kind.is_dir() {
             fs::create_dir(&here)?;
-            add_new(&here, &there)?;
+            inner.push(entry.file_name());
         } else if let Some(found) = entry.metadata().ok().filter(|found| is_holey(&there, found)) {
             set(&OpenOptions::new().write(true).create_new(true).mode(0o600).open(&here)?, &found)?;
         }
     }
-    Ok(())
+    drop(held);
+    inner.iter().try_for_each(|name| add_new(mirror, &at.join(name), &production.join(name)))
 }
 
-fn lengthen(here: &Path, there: &Path) -> io::Result<()> {
+fn lengthen(dir: &Dir, name: &OsStr, there: &Path) -> io::Result<()> {
     let Some(found) = fs::symlink_metadata(there).ok().filter(Metadata::is_file) else { return Ok(()) };
-    if found.len() > fs::symlink_metadata(here)?.len() {
-        set(&OpenOptions::new().write(true).open(here)?, &found)?;
+    if found.len() > fs::symlink_metadata(dir.path().join(name))?.len() {
+        set(&dir.edit(name)?, &found)?;
     }
     Ok(())
 }

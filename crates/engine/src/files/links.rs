@@ -10,19 +10,24 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use pando_host::plain::Dir;
 
 /// Removes all names but one of every hard-linked file below `root`. Returns how many were removed.
 pub fn loosen(root: &Path) -> io::Result<u64> {
     let mut kept = HashSet::new();
     let mut removed = 0;
-    let mut waiting = vec![root.to_owned()];
+    let root = Dir::open(root)?;
+    let mut waiting = vec![PathBuf::new()];
     while let Some(dir) = waiting.pop() {
-        for entry in fs::read_dir(&dir)? {
+        // Held: whoever owns a directory may put a link in its place meanwhile.
+        let held = root.below(&dir)?;
+        for entry in fs::read_dir(held.path())? {
             let entry = entry?;
             let kind = entry.file_type()?;
             if kind.is_dir() {
-                waiting.push(entry.path());
+                waiting.push(dir.join(entry.file_name()));
             } else if kind.is_file() {
                 let found = entry.metadata()?;
                 if found.nlink() > 1 && !kept.insert((found.dev(), found.ino())) {

@@ -1,9 +1,11 @@
 //! What production's accounts had is not only in a table: Aria's log keeps the rows that were changed. After a clean
 //! stop all of it that lies before the last checkpoint's page is needed by nobody, and becomes a hole.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use pando_host::plain;
 
 use crate::EngineError;
 use crate::mysql_family::io;
@@ -25,7 +27,7 @@ const PAGE: u64 = 8192;
 /// says what file it is. Answers whether it could be read.
 pub fn forget(data: &Path) -> Result<bool, EngineError> {
     let action = io("clearing the log of a tree");
-    let Some((number, offset)) = checkpoint(&fs::read(data.join("aria_log_control")).map_err(&action)?) else {
+    let Some((number, offset)) = checkpoint(&plain::read(&data.join("aria_log_control")).map_err(&action)?) else {
         return Ok(false);
     };
     for entry in fs::read_dir(data).map_err(&action)? {
@@ -35,7 +37,7 @@ pub fn forget(data: &Path) -> Result<bool, EngineError> {
         match of {
             Some(of) if of < number => fs::remove_file(entry.path()).map_err(&action)?,
             Some(of) if of == number => {
-                let file = File::options().read(true).write(true).open(entry.path()).map_err(&action)?;
+                let file = plain::edit(&entry.path()).map_err(&action)?;
                 let zeros = [0; PAGE as usize];
                 for page in 1..u64::from(offset) / PAGE {
                     file.write_all_at(&zeros, page * PAGE).map_err(&action)?;
@@ -79,6 +81,11 @@ mod tests {
         let left = fs::read(dir.path().join("aria_log.00000002")).expect("a file");
         let pages: Vec<u8> = left.chunks(PAGE as usize).map(|page| page[0]).collect();
         assert_eq!((pages, left.len()), (vec![1, 0, 0, 4, 5], log.len()));
+        let outside = dir.path().join("outside");
+        fs::rename(dir.path().join("aria_log.00000002"), &outside).expect("moved");
+        fs::write(&outside, &log).expect("a file");
+        std::os::unix::fs::symlink(&outside, dir.path().join("aria_log.00000002")).expect("a link");
+        assert!(forget(dir.path()).is_err() && fs::read(&outside).expect("a file") == log, "a link leads nowhere");
         control[24] = 1;
         fs::write(dir.path().join("aria_log_control"), &control).expect("a file");
         assert!(!forget(dir.path()).expect("a log"), "pages of another size are left alone");

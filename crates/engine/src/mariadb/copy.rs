@@ -11,7 +11,8 @@
 use std::fs;
 use std::path::Path;
 
-use pando_host::durable;
+use pando_host::plain::{self, Dir};
+use pando_host::{Account, durable};
 
 use super::MariadbEngine;
 use super::log::{Mariadb, Position};
@@ -91,12 +92,15 @@ fn prepare(engine: &MariadbEngine, facts: &Facts, seat: &Seat) -> Result<UnitPla
 fn adopt(engine: &MariadbEngine, facts: &Facts, seat: &Seat, source: &Source) -> Result<Ingest, EngineError> {
     let account = seat.account.as_ref();
     let first = dump_dir(seat);
-    give(&first, seat)?;
-    give(&seat.data, seat)?;
+    if let Some(account) = account.filter(|_| Account::is_root()) {
+        for dir in [&first, &seat.data] {
+            Dir::open(dir).and_then(|dir| give(&dir, account)).map_err(io("giving the first copy to the mirror"))?;
+        }
+    }
     for name in PLACES {
         let from = seat.data.join(name);
         if from.exists() {
-            let text = fs::read_to_string(from).map_err(io("reading the position of the first copy"))?;
+            let text = plain::read_text(&from).map_err(io("reading the position of the first copy"))?;
             seat::write(&first.join("position"), &text, account)?;
         }
     }
@@ -114,7 +118,7 @@ fn adopt(engine: &MariadbEngine, facts: &Facts, seat: &Seat, source: &Source) ->
 /// Where the copy stands: in production's binary log, so that what production replicates itself is in it too.
 pub fn position(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<Position, EngineError> {
     let wrong = |text: &str| EngineError::Invalid(format!("the first copy's position cannot be read: {text:?}"));
-    let found = fs::read_to_string(dump_dir(seat).join("position")).map_err(io("reading the first copy's position"))?;
+    let found = plain::read_text(&dump_dir(seat).join("position")).map_err(io("reading the first copy's position"))?;
     let mut words = found.split_whitespace();
     let (Some(file), Some(byte)) = (words.next(), words.next().and_then(|byte| byte.parse::<u64>().ok())) else {
         return Err(wrong(&found));
@@ -140,14 +144,14 @@ fn made_beside(data: &Path) -> Result<Vec<String>, EngineError> {
 }
 
 /// Gives a tree to the mirror's account: once for each first copy, never for a clone.
-fn give(path: &Path, seat: &Seat) -> Result<(), EngineError> {
-    seat::own(path, seat.account.as_ref())?;
-    for entry in fs::read_dir(path).map_err(io("giving the first copy to the mirror"))? {
-        let entry = entry.map_err(io("giving the first copy to the mirror"))?;
-        if entry.file_type().map_err(io("giving the first copy to the mirror"))?.is_dir() {
-            give(&entry.path(), seat)?;
+fn give(dir: &Dir, account: &Account) -> std::io::Result<()> {
+    dir.give(account)?;
+    for entry in fs::read_dir(dir.path())? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            give(&dir.below(Path::new(&entry.file_name()))?, account)?;
         } else {
-            seat::own(&entry.path(), seat.account.as_ref())?;
+            dir.give_entry(&entry.file_name(), account)?;
         }
     }
     Ok(())

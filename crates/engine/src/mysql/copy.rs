@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pando_host::durable;
+use pando_host::plain::{self, Dir};
 use pando_model::SourceUrl;
 
 use super::donor::{self, BY_PLUGIN, LIBRARY, Taker, Way};
@@ -224,7 +225,8 @@ fn adopt(engine: &MysqlEngine, facts: &Facts, seat: &Seat, source: &Source) -> R
 /// Moves what is in a directory beside it.
 fn move_up(from: &Path, to: &Path) -> Result<(), EngineError> {
     let action = io("bringing the first copy to its place");
-    for entry in fs::read_dir(from).map_err(&action)? {
+    let held = Dir::open(from).map_err(&action)?;
+    for entry in fs::read_dir(held.path()).map_err(&action)? {
         let entry = entry.map_err(&action)?;
         fs::rename(entry.path(), to.join(entry.file_name())).map_err(&action)?;
     }
@@ -233,7 +235,7 @@ fn move_up(from: &Path, to: &Path) -> Result<(), EngineError> {
 
 /// Where the copy stands.
 pub fn position(seat: &Seat) -> Result<<Mysql as Dialect>::Position, EngineError> {
-    let found = fs::read_to_string(dump_dir(seat).join("position")).map_err(io("reading the first copy's position"))?;
+    let found = plain::read_text(&dump_dir(seat).join("position")).map_err(io("reading the first copy's position"))?;
     found
         .trim()
         .parse()

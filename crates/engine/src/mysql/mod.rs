@@ -18,7 +18,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pando_host::{Account, durable};
+use pando_host::{Account, durable, plain};
 use pando_model::{EngineKind, SourceUrl};
 
 use self::donor::{Taker, Way};
@@ -377,21 +377,22 @@ impl Flavor for Mysql {
     fn before_start(live: &Path, account: Option<&Account>) -> Result<(), EngineError> {
         let action = failed("reading the index of a clone's binary log");
         let index = live.with_file_name("log.index");
-        let text = match fs::read_to_string(&index) {
+        let text = match plain::read_text(&index) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(action(error)),
         };
-        let is_empty = |name: &str| fs::metadata(live.with_file_name("").join(name)).is_ok_and(|meta| meta.len() == 0);
+        // The index may say anything: of a name only its end counts.
+        let file = |name: &str| live.with_file_name(Path::new(name).file_name().unwrap_or_default());
+        let is_empty =
+            |name: &str| fs::symlink_metadata(file(name)).is_ok_and(|meta| meta.is_file() && meta.len() == 0);
         let (gone, kept): (Vec<&str>, Vec<&str>) = text.lines().partition(|name| is_empty(name));
         if gone.is_empty() {
             return Ok(());
         }
         let kept: String = kept.iter().map(|name| format!("{name}\n")).collect();
         seat::write(&index, &kept, account)?;
-        gone.iter().try_for_each(|name| {
-            durable::remove_if_there(&live.with_file_name("").join(name)).map(drop).map_err(&action)
-        })
+        gone.iter().try_for_each(|name| durable::remove_if_there(&file(name)).map(drop).map_err(&action))
     }
 
     fn locks(run: &Path) -> Vec<PathBuf> {
@@ -420,11 +421,16 @@ impl Flavor for Mysql {
     /// are shared, where the pool can).
     fn mend(relay: &Path) -> io::Result<()> {
         let whole = relay.with_extension("whole");
-        let length = |path: &Path| fs::metadata(path).map(|meta| meta.len());
-        match length(&whole) {
-            Ok(all) if length(relay)? < all => fs::copy(&whole, relay).map(drop),
-            Ok(_) => Ok(()),
-            Err(_) => fs::copy(relay, &whole).map(drop),
+        let mut file = plain::edit(relay)?;
+        match plain::open(&whole) {
+            Ok(mut whole) if file.metadata()?.len() < whole.metadata()?.len() => {
+                file.set_len(0)?;
+                io::copy(&mut whole, &mut file).map(drop)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                io::copy(&mut file, &mut plain::create(&whole, None)?).map(drop)
+            }
+            found => found.map(drop),
         }
     }
 
@@ -441,6 +447,32 @@ impl Flavor for Mysql {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_that_a_tree_s_owner_has_put_there_is_refused_and_leads_nowhere() -> Result<(), Box<dyn std::error::Error>>
+    {
+        let dir = tempfile::tempdir()?;
+        let (outside, empty) = (dir.path().join("outside"), dir.path().join("empty"));
+        fs::write(&outside, "secret")?;
+        fs::write(&empty, "")?;
+        fs::create_dir(dir.path().join("live"))?;
+        let relay = dir.path().join("live/log-replay.000001");
+        std::os::unix::fs::symlink(&outside, &relay)?;
+        assert!(Mysql::mend(&relay).is_err() && !relay.with_extension("whole").exists());
+        fs::rename(&relay, relay.with_extension("whole"))?;
+        fs::write(&relay, "cut")?;
+        assert!(Mysql::mend(&relay).is_err());
+        assert_eq!(fs::read_to_string(&relay)?, "cut");
+
+        // The index names files; one that lies elsewhere stays.
+        let live = dir.path().join("live/log");
+        fs::write(live.with_file_name("log.000001"), "")?;
+        fs::write(live.with_file_name("log.index"), format!("./log.000001\n{}\n../empty\n", empty.display()))?;
+        Mysql::before_start(&live, None)?;
+        assert!(empty.exists() && !live.with_file_name("log.000001").exists());
+        assert_eq!(fs::read_to_string(&outside)?, "secret");
+        Ok(())
+    }
 
     #[test]
     fn m02_what_a_mirror_is_told_for_keeps_has_no_password() -> Result<(), pando_model::SourceUrlError> {

@@ -173,7 +173,7 @@ fn position_of<F: Flavor>(dump: &Path) -> Result<F::Position, EngineError> {
     const HEAD: u64 = 1 << 20;
     const TAIL: u64 = 64 * 1024;
     let read = || -> std::io::Result<[String; 2]> {
-        let file = fs::File::open(dump)?;
+        let file = pando_host::plain::open(dump)?;
         let from = file.metadata()?.len().saturating_sub(TAIL);
         let mut tail = vec![0; usize::try_from(file.metadata()?.len() - from).unwrap_or(0)];
         file.read_exact_at(&mut tail, from)?;

@@ -13,6 +13,7 @@ use std::fs;
 use std::path::Path;
 
 use jiff::Timestamp;
+use pando_host::plain;
 use pando_model::{Lsn, SourceUrl};
 
 use super::facts::Facts;
@@ -148,14 +149,17 @@ fn seed(from: &Path, live: &Path, seat: &Seat) -> Result<(), EngineError> {
         .collect();
     segments.sort();
     let Some(last) = segments.pop() else { return Ok(()) };
+    let copy = |name: &str| {
+        let mut target = plain::create(&live.join(name), seat.account.as_ref())?;
+        std::io::copy(&mut plain::open(&from.join(name))?, &mut target)
+    };
     for name in segments.iter().map(String::as_str) {
-        fs::copy(from.join(name), live.join(name)).map_err(&action)?;
-        tree::own(&live.join(name), seat.account.as_ref())?;
+        copy(name).map_err(&action)?;
     }
     for entry in fs::read_dir(from).map_err(&action)?.flatten() {
-        if entry.path().extension().is_some_and(|extension| extension == "history") {
-            fs::copy(entry.path(), live.join(entry.file_name())).map_err(&action)?;
-            tree::own(&live.join(entry.file_name()), seat.account.as_ref())?;
+        let name = entry.file_name();
+        if let Some(name) = name.to_str().filter(|name| name.ends_with(".history")) {
+            copy(name).map_err(&action)?;
         }
     }
     tree::write(&live.join(format!("{last}.partial")), "", seat.account.as_ref())

@@ -216,7 +216,7 @@ pub fn clone(
 /// what depends on how long that takes (the running transactions, each 15 s), so that each time it is the same.
 pub fn alone(data: &Path) -> Result<String, EngineError> {
     let action = || "reading a clone's settings".to_owned();
-    let text = std::fs::read_to_string(data.join("postgresql.conf"))
+    let text = pando_host::plain::read_text(&data.join("postgresql.conf"))
         .map_err(|source| EngineError::Io { action: action(), source })?;
     Ok(format!("{text}autovacuum = 'off'\nwal_level = 'minimal'\nmax_wal_senders = '0'\n"))
 }

@@ -11,10 +11,11 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crc32c::{crc32c, crc32c_append};
 use jiff::Timestamp;
+use pando_host::plain::{self, Dir};
 
 use super::control::Control;
 use crate::EngineError;
@@ -46,8 +47,8 @@ fn failed(source: io::Error) -> EngineError {
 pub fn settle(data: &Path, control: &Control, time: Timestamp) -> Result<bool, EngineError> {
     forget(data)?;
     let segment = data.join("pg_wal").join(control.checkpoint_segment());
-    let log = File::options().read(true).write(true).open(segment).map_err(failed)?;
-    let state = File::options().read(true).write(true).open(data.join("global/pg_control")).map_err(failed)?;
+    let log = plain::edit(&segment).map_err(failed)?;
+    let state = plain::edit(&data.join("global/pg_control")).map_err(failed)?;
     stop_at(&state, &log, control, time.as_second()).map_err(failed)
 }
 
@@ -58,15 +59,20 @@ pub fn forget(data: &Path) -> Result<(), EngineError> {
 }
 
 fn forget_all(data: &Path) -> io::Result<()> {
-    let mut databases = vec![data.join("global")];
+    let tree = Dir::open(data)?;
+    let mut databases = vec![PathBuf::from("global")];
     for entry in fs::read_dir(data.join("base"))? {
-        databases.push(entry?.path());
+        databases.push(Path::new("base").join(entry?.file_name()));
     }
     for dir in databases {
-        pando_host::durable::remove_if_there(&dir.join("pg_internal.init"))?;
+        pando_host::durable::remove_if_there(&tree.below(&dir)?.path().join("pg_internal.init"))?;
     }
     for dir in ["pg_stat", "pg_wal/archive_status"] {
-        for entry in fs::read_dir(data.join(dir)).into_iter().flatten() {
+        let dir = match tree.below(Path::new(dir)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            held => held?,
+        };
+        for entry in fs::read_dir(dir.path())? {
             fs::remove_file(entry?.path())?;
         }
     }

@@ -4,14 +4,14 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use pando_host::plain::{self, Dir};
 use pando_host::{Account, durable};
 
 use super::settings::{Settings, host_based};
 use crate::EngineError;
-pub use crate::seat::{empty, own, private_dir, write};
+pub use crate::seat::{empty, private_dir, write};
 
 fn failed(what: &str) -> impl Fn(io::Error) -> EngineError + '_ {
     move |source| EngineError::Io { action: what.to_owned(), source }
@@ -66,7 +66,7 @@ fn close_tablespaces(data: &Path) -> Result<(), EngineError> {
     if !links.is_dir() {
         return Ok(());
     }
-    fs::set_permissions(&links, fs::Permissions::from_mode(0o500)).map_err(failed("closing pg_tblspc"))
+    Dir::open(&links).and_then(|dir| dir.set_mode(0o500)).map_err(failed("closing pg_tblspc"))
 }
 
 /// Writes the three configuration files.
@@ -78,7 +78,7 @@ pub fn configure(data: &Path, settings: &Settings, open: bool, account: Option<&
 
 /// Whether the tree's server syncs what it writes.
 pub fn is_durable(data: &Path) -> Result<bool, EngineError> {
-    let text = fs::read_to_string(data.join("postgresql.conf")).map_err(failed("reading a clone's settings"))?;
+    let text = plain::read_text(&data.join("postgresql.conf")).map_err(failed("reading a clone's settings"))?;
     Ok(!text.lines().any(|line| line == "fsync = 'off'"))
 }
 
@@ -87,7 +87,7 @@ pub fn is_durable(data: &Path) -> Result<bool, EngineError> {
 pub fn settle(data: &Path) -> Result<(), EngineError> {
     let action = failed("making a clone's settings durable");
     for file in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", super::EPOCH] {
-        match fs::File::open(data.join(file)) {
+        match plain::open(&data.join(file)) {
             Ok(file) => file.sync_all().map_err(&action)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(action(error)),
@@ -105,7 +105,7 @@ pub fn recognise(data: &Path, major: u32) -> Result<(), EngineError> {
     if !plain(&version) || !plain(&data.join("global/pg_control")) {
         return refuse("PG_VERSION or global/pg_control is missing".to_owned());
     }
-    let text = fs::read_to_string(&version).map_err(failed("reading PG_VERSION"))?;
+    let text = plain::read_text(&version).map_err(failed("reading PG_VERSION"))?;
     if text.trim() != major.to_string() {
         return refuse(format!("PG_VERSION says {:?}", text.trim()));
     }
@@ -128,7 +128,8 @@ pub fn recognise(data: &Path, major: u32) -> Result<(), EngineError> {
 /// checkpoint's record: drops the others, and gives the rest of this one back.
 pub fn slim(data: &Path, needed: &str, checkpoint_offset: u64) -> Result<(), EngineError> {
     let action = failed("dropping old log segments of a stopped tree");
-    for entry in fs::read_dir(data.join("pg_wal")).map_err(&action)? {
+    let wal = Dir::open(&data.join("pg_wal")).map_err(&action)?;
+    for entry in fs::read_dir(wal.path()).map_err(&action)? {
         let entry = entry.map_err(&action)?;
         let name = entry.file_name();
         let segment = name.to_str().is_some_and(|name| name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit()));
@@ -144,7 +145,7 @@ pub fn slim(data: &Path, needed: &str, checkpoint_offset: u64) -> Result<(), Eng
 fn punch(segment: &Path, checkpoint_offset: u64) -> Result<(), EngineError> {
     const PAGE: u64 = 8192;
     let action = failed("emptying the rest of a log segment");
-    let file = fs::OpenOptions::new().read(true).write(true).open(segment).map_err(&action)?;
+    let file = plain::edit(segment).map_err(&action)?;
     let length = file.metadata().map_err(&action)?.len();
     // The rest of a page that a server has begun is zeros. The record may go over to the next one.
     let crosses = record_length(&file, checkpoint_offset).is_none_or(|record| checkpoint_offset % PAGE + record > PAGE);
@@ -177,6 +178,33 @@ mod tests {
         left.sort();
         assert_eq!(left, ["PG_VERSION", "pg_replslot"]);
         assert_eq!(fs::read_dir(dir.path().join("pg_replslot"))?.count(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_link_that_a_tree_s_owner_has_put_there_is_refused_and_leads_nowhere() -> Result<(), Box<dyn std::error::Error>>
+    {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir()?;
+        let (data, outside) = (dir.path().join("data"), dir.path().join("outside"));
+        fs::create_dir_all(data.join("pg_wal"))?;
+        fs::create_dir(&outside)?;
+        fs::set_permissions(&outside, fs::Permissions::from_mode(0o755))?;
+        fs::write(outside.join("file"), [7; 4 * 8192])?;
+        let segment = "000000020000000000000004";
+        symlink(outside.join("file"), data.join("pg_wal").join(segment))?;
+        let error = slim(&data, segment, 40).map_err(|error| format!("{:?}", error)).expect_err("a link");
+        assert!(error.contains("is a link, where a file is due"), "{error}");
+        symlink(outside.join("file"), data.join("postgresql.conf"))?;
+        assert!(is_durable(&data).is_err() && settle(&data).is_err());
+        for name in ["pg_tblspc", "pg_replslot"] {
+            symlink(&outside, data.join(name))?;
+            assert!(clean(&data, false).is_err(), "{name}");
+            fs::remove_file(data.join(name))?;
+        }
+        write(&data.join("postgresql.conf"), "own", None)?;
+        assert_eq!(fs::read(outside.join("file"))?, [7; 4 * 8192]);
+        assert_eq!(fs::metadata(&outside)?.permissions().mode() & 0o777, 0o755);
         Ok(())
     }
 

@@ -50,7 +50,7 @@ pub struct Manifest(pub Vec<Part>);
 impl Manifest {
     /// Reads a tree's manifest. None: the server has not written one yet.
     pub fn read(data: &Path) -> Result<Option<Self>, EngineError> {
-        match std::fs::read_to_string(data.join(DIR).join(MANIFEST)) {
+        match pando_host::plain::read_text(&Self::path(data)) {
             Ok(text) => Self::parse(&text).map(Some),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(EngineError::Io { action: "reading the list of AOF files".to_owned(), source }),

@@ -90,7 +90,7 @@ pub fn hand_over(seat: &Seat, facts: &Facts, stage: &Stage) -> Result<(), Engine
 
 /// The users in the settings of a tree that was handed over.
 fn users_of(data: &Path) -> Option<String> {
-    let text = fs::read_to_string(data.join(tree::CONF)).ok()?;
+    let text = pando_host::plain::read_text(&data.join(tree::CONF)).ok()?;
     Some(text.lines().filter(|line| line.starts_with("user ")).map(|line| format!("{line}\n")).collect())
 }
 

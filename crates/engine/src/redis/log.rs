@@ -389,7 +389,7 @@ impl AofLog {
         let Some(last) = epoch.head.increments.last().copied() else { return Ok(false) };
         let Some(part) = manifest.increment(last.seq) else { return Ok(false) };
         let mut end = epoch.end()?;
-        let mut file = match File::open(aof::file(data, part)) {
+        let mut file = match pando_host::plain::open(&aof::file(data, part)) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(io("reading an AOF file")(error)),

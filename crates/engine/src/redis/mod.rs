@@ -124,7 +124,7 @@ impl RedisEngine {
     /// Asks the server of a seat.
     fn own<T>(&self, seat: &Seat, work: impl FnOnce(&mut Client) -> Result<T, ClientError>) -> Result<T, EngineError> {
         let connect = || {
-            let secret = std::fs::read_to_string(seat.run.join("secret"))?;
+            let secret = pando_host::plain::read_text(&seat.run.join("secret"))?;
             let mut client = Client::unix(&tree::socket(&seat.run))?;
             client.login(Some(tree::INSIDE), Some(&secret))?;
             Ok(client)

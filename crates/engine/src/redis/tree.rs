@@ -6,12 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use pando_host::Account;
 use pando_host::durable::{remove_if_there, remove_tree_if_there};
+use pando_host::plain::{self, Dir};
 use pando_host::secret::Secret;
 use pando_model::{Profile, SettingChange};
 
@@ -41,7 +42,7 @@ pub fn socket(run: &Path) -> PathBuf {
 /// What Pando enters the server of a seat with; made where there is none.
 pub fn secret(run: &Path, account: Option<&Account>) -> Result<Secret, EngineError> {
     let path = run.join("secret");
-    match fs::read_to_string(&path) {
+    match plain::read_text(&path) {
         Ok(text) if !text.is_empty() => Ok(Secret::new(text)),
         _ => {
             let fresh = Secret::generate();
@@ -69,12 +70,12 @@ pub fn keep_users(seat: &Seat, lines: &[String]) -> Result<(), EngineError> {
 
 /// A clone's users, with hashed passwords, once there are any.
 pub fn users(data: &Path) -> Option<String> {
-    fs::read_to_string(data.join(USERS)).ok()
+    plain::read_text(&data.join(USERS)).ok()
 }
 
 /// What a tree's increments are to a log.
 pub fn stretch(data: &Path) -> Result<Option<Tree>, EngineError> {
-    match fs::read(data.join(STRETCH)) {
+    match plain::read(&data.join(STRETCH)) {
         Ok(text) => serde_json::from_slice(&text)
             .map(Some)
             .map_err(|error| EngineError::Invalid(format!("a tree's mark cannot be read: {error}"))),
@@ -92,7 +93,7 @@ pub fn begin_stretch(seat: &Seat, after: u64, from: u64) -> Result<(), EngineErr
 
 /// The moment that a tree stands for, if it was not served since.
 pub fn moment(data: &Path) -> Option<jiff::Timestamp> {
-    fs::read_to_string(data.join(MOMENT)).ok()?.parse().ok()
+    plain::read_text(&data.join(MOMENT)).ok()?.parse().ok()
 }
 
 /// Notes, or forgets, the moment.
@@ -116,11 +117,12 @@ pub fn clean(data: &Path) -> Result<Manifest, EngineError> {
         .chain([Manifest::path(data), data.join(aof::DIR), data.join(MOMENT)])
         .collect();
     for dir in [data.to_owned(), data.join(aof::DIR)] {
-        for entry in fs::read_dir(&dir).map_err(io("cleaning a tree"))?.flatten() {
-            let path = entry.path();
-            if needed.contains(&path) {
+        let held = Dir::open(&dir).map_err(io("cleaning a tree"))?;
+        for entry in fs::read_dir(held.path()).map_err(io("cleaning a tree"))?.flatten() {
+            if needed.contains(&dir.join(entry.file_name())) {
                 continue;
             }
+            let path = entry.path();
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
             if is_dir { remove_tree_if_there(&path) } else { remove_if_there(&path) }.map_err(io("cleaning a tree"))?;
         }
@@ -144,8 +146,7 @@ pub fn bring(data: &Path, manifest: &mut Manifest, log: &AofLog, to: &Point) -> 
         return Err(EngineError::Invalid(format!("the tree begins behind {}", to.lsn)));
     };
     manifest.0.retain(|other| other.kind != Kind::Incr || other.seq <= part.seq);
-    let mut file =
-        OpenOptions::new().read(true).write(true).open(aof::file(data, &part)).map_err(io("opening an AOF file"))?;
+    let mut file = plain::edit(&aof::file(data, &part)).map_err(io("opening an AOF file"))?;
     let mut length = file.metadata().map_err(io("opening an AOF file"))?.len();
     let wanted = to.lsn.0 - start;
     // A snapshot of a server that writes may have its last pages out of order; the log has them all.
@@ -179,8 +180,9 @@ fn has_unwritten_page(bytes: &[u8], from: usize) -> bool {
 /// Answers how many bytes. Any other damage is refused.
 pub fn mend(data: &Path, manifest: &Manifest) -> Result<u64, EngineError> {
     let Some(part) = manifest.increments().last() else { return Ok(0) };
-    let path = aof::file(data, part);
-    let bytes = fs::read(&path).map_err(io("reading an AOF file"))?;
+    let mut file = plain::edit(&aof::file(data, part)).map_err(io("opening an AOF file"))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(io("reading an AOF file"))?;
     let scan = aof::scan(&bytes, |_, _| {});
     if scan.broken && !has_unwritten_page(&bytes, scan.whole) {
         return Err(EngineError::Invalid(format!(
@@ -192,7 +194,6 @@ pub fn mend(data: &Path, manifest: &Manifest) -> Result<u64, EngineError> {
     }
     let dropped = (bytes.len() - scan.whole) as u64;
     if dropped > 0 {
-        let file = OpenOptions::new().write(true).open(&path).map_err(io("mending an AOF file"))?;
         file.set_len(scan.whole as u64).map_err(io("mending an AOF file"))?;
     }
     Ok(dropped)
@@ -284,7 +285,7 @@ const STILL: &str = "replicaof 127.0.0.1 0\nauto-aof-rewrite-percentage 0\n";
 /// Keeps the server of a staged tree from changing anything by itself; nobody else can then.
 pub fn stand_still(seat: &Seat) -> Result<(), EngineError> {
     let path = seat.data.join(CONF);
-    let text = fs::read_to_string(&path).map_err(io("reading a tree's settings"))?;
+    let text = plain::read_text(&path).map_err(io("reading a tree's settings"))?;
     write(&path, &format!("{text}{STILL}"), seat.account.as_ref())
 }
 
@@ -315,7 +316,7 @@ pub fn clone_conf(seat: &Seat, facts: &Facts, stage: &Stage) -> Result<(), Engin
 
 /// The port in the configuration of a clone.
 pub fn port(data: &Path) -> Result<u16, EngineError> {
-    let text = fs::read_to_string(data.join(CONF)).map_err(io("reading a clone's settings"))?;
+    let text = plain::read_text(&data.join(CONF)).map_err(io("reading a clone's settings"))?;
     text.lines()
         .find_map(|line| line.strip_prefix("port \"")?.strip_suffix('"')?.parse().ok())
         .ok_or_else(|| EngineError::Invalid("a clone's settings name no port".to_owned()))
@@ -323,7 +324,7 @@ pub fn port(data: &Path) -> Result<u16, EngineError> {
 
 /// Whether the tree's server syncs what it writes.
 pub fn is_durable(data: &Path) -> Result<bool, EngineError> {
-    let text = fs::read_to_string(data.join(CONF)).map_err(io("reading a clone's settings"))?;
+    let text = plain::read_text(&data.join(CONF)).map_err(io("reading a clone's settings"))?;
     Ok(text.lines().any(|line| line == "appendfsync \"always\""))
 }
 
@@ -418,6 +419,33 @@ mod tests {
         assert_eq!(fs::read(&path)?, SET);
         fs::write(&path, [SET, &[b'?'; 8192], SET].concat())?;
         assert!(mend(dir.path(), &manifest).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_link_that_a_tree_s_owner_has_put_there_is_refused_and_leads_nowhere() -> Result<(), Box<dyn std::error::Error>>
+    {
+        let dir = tempfile::tempdir()?;
+        let (data, outside) = (dir.path().join("data"), dir.path().join("outside"));
+        fs::create_dir_all(data.join(aof::DIR))?;
+        let cut = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1";
+        fs::write(&outside, cut)?;
+        let manifest = Manifest::parse("file appendonly.aof.1.incr.aof seq 1 type i\n")?;
+        for name in ["appendonlydir/appendonly.aof.1.incr.aof", USERS, CONF] {
+            std::os::unix::fs::symlink(&outside, data.join(name))?;
+        }
+        for refused in [mend(&data, &manifest).map(drop), super::super::ttl::shift(&data, &manifest, 1).map(drop)] {
+            let error = refused.map_err(|error| format!("{:?}", error)).expect_err("a link");
+            assert!(error.contains("is a link, where a file is due"), "{error}");
+        }
+        assert!(users(&data).is_none() && is_durable(&data).is_err());
+
+        fs::rename(data.join(aof::DIR), dir.path().join("elsewhere"))?;
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), data.join(aof::DIR))?;
+        fs::write(dir.path().join("elsewhere/appendonly.aof.manifest"), manifest.text())?;
+        fs::write(dir.path().join("elsewhere/stranger"), "x")?;
+        assert!(clean(&data).is_err() && dir.path().join("elsewhere/stranger").exists());
+        assert_eq!(fs::read(&outside)?, cut);
         Ok(())
     }
 

@@ -6,11 +6,13 @@
 //! (expiries have a fixed width; its checksum is set to "none"), an increment is made of commands. Costs one look
 //! at every byte.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use pando_host::plain;
 
 use super::aof::{self, Item, Kind, Manifest};
 use super::io as failed;
@@ -22,9 +24,10 @@ pub fn shift(data: &Path, manifest: &Manifest, millis: i64) -> Result<usize, Eng
     for part in manifest.0.iter().filter(|part| part.kind != Kind::History) {
         let path = aof::file(data, part);
         let action = failed("moving the expiry of keys");
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(&action)?;
+        let file = plain::edit(&path).map_err(&action)?;
         let patches = if part.is_increment() {
-            let bytes = fs::read(&path).map_err(&action)?;
+            let mut bytes = Vec::new();
+            (&file).read_to_end(&mut bytes).map_err(&action)?;
             increment(&bytes, millis)
         } else {
             base(file.try_clone().map_err(&action)?, millis).map_err(|source| EngineError::Io {

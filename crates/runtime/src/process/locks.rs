@@ -7,11 +7,11 @@
 //! takes the file away before it starts the server. One thing it cannot know: a server that somebody has started
 //! there by hand. That one works in the very directory; its lock stays, and the server says why it refuses.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-use pando_host::process;
+use pando_host::{plain, process};
 
 use crate::UnitSpec;
 
@@ -36,7 +36,7 @@ pub fn clear(unit: &UnitSpec) -> io::Result<()> {
 /// Whether the process that a lock names lives and works in the unit's directory.
 fn is_held(lock: &Path, dir: &Path) -> io::Result<bool> {
     let mut text = Vec::new();
-    File::open(lock)?.take(FIRST_LINE).read_to_end(&mut text)?;
+    plain::open(lock)?.take(FIRST_LINE).read_to_end(&mut text)?;
     let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
     // A negative id is that of a server in single-user mode.
     let id = std::str::from_utf8(first).ok().and_then(|text| text.trim().trim_start_matches('-').parse().ok());

@@ -25,7 +25,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use pando_host::durable;
+use pando_host::{durable, plain};
 use serde::{Deserialize, Serialize};
 
 use super::dialect::{Dialect, Groups as _, Position as _};
@@ -229,12 +229,12 @@ impl<D: Dialect> Epoch<D> {
             .collect();
         live.sort();
         for (_, path) in live {
-            let meta = match fs::metadata(&path) {
+            let meta = match fs::symlink_metadata(&path) {
                 Ok(meta) => meta,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            if meta.nlink() > 1 || meta.len() == 0 {
+            if !meta.is_file() || meta.nlink() > 1 || meta.len() == 0 {
                 continue;
             }
             let number = self.segments.keys().last().map_or(1, |last| last + 1);
@@ -256,7 +256,7 @@ impl<D: Dialect> Epoch<D> {
         {
             segment.before.get_or_insert_with(|| self.position.clone());
             let path = self.dir.join("segments").join(format!("{:010}", self.head.number));
-            let mut file = File::open(path)?;
+            let mut file = plain::open(&path)?;
             if self.head.at == 0 && begins(&mut file)? {
                 self.head.at = MAGIC.len() as u64;
             }
@@ -310,7 +310,7 @@ impl<D: Dialect> Epoch<D> {
         if mark.exists() {
             self.write_anew()?;
         }
-        if let Err(error) = (self.sync_file)(&File::open(self.segment(self.head.number))?) {
+        if let Err(error) = (self.sync_file)(&plain::open(&self.segment(self.head.number))?) {
             // For the next daemon; a crash of the machine takes what was not synced in any case.
             fs::write(mark, "")?;
             return Err(error);
@@ -336,7 +336,7 @@ impl<D: Dialect> Epoch<D> {
 
     /// Writes again what a failed sync covered, if it can still be read as it was.
     fn write_anew(&self) -> io::Result<()> {
-        let file = File::options().read(true).write(true).open(self.segment(self.head.number))?;
+        let file = plain::edit(&self.segment(self.head.number))?;
         let mut from = BufReader::with_capacity(1 << 18, &file);
         from.read_exact(&mut [0; 4])?;
         file.write_all_at(&MAGIC, 0)?;
@@ -387,7 +387,7 @@ impl<D: Dialect> Epoch<D> {
         let groups = std::mem::take(&mut segment.groups);
         let mut packed = zstd::Encoder::new(Vec::new(), 3)?;
         packed.include_checksum(true)?;
-        io::copy(&mut File::open(&plain)?, &mut packed)?;
+        io::copy(&mut plain::open(&plain)?, &mut packed)?;
         durable::write_atomic(&plain.with_extension("zst"), &packed.finish()?, 0o600)?;
         // The position behind this file: the one before it, and its own transactions.
         if let Some((before, _)) = self.segments.range(..number).next_back() {
@@ -411,7 +411,7 @@ impl<D: Dialect> Epoch<D> {
     /// Gives the room of a packed file back. The server may still know its name, and has read it.
     fn release(&self, number: u64) -> io::Result<()> {
         let plain = self.segment(number);
-        match File::options().write(true).open(&plain) {
+        match plain::edit(&plain) {
             Ok(file) => file.set_len(0)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
@@ -479,7 +479,7 @@ impl<D: Dialect> Epoch<D> {
         Ok(if packed {
             Box::new(BufReader::new(zstd::Decoder::new(File::open(self.segment(number).with_extension("zst"))?)?))
         } else {
-            Box::new(BufReader::with_capacity(1 << 18, File::open(self.segment(number))?))
+            Box::new(BufReader::with_capacity(1 << 18, plain::open(&self.segment(number))?))
         })
     }
 

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use pando_host::plain;
+
 use super::dialect::{Dialect, Position as _};
 use super::event::{Event, MAGIC, Place};
 
@@ -24,7 +26,7 @@ pub struct Relay<D: Dialect> {
 impl<D: Dialect> Relay<D> {
     /// An empty one, for what has `known` already.
     pub fn create(path: &Path, known: &D::Position) -> io::Result<Self> {
-        let mut out = BufWriter::with_capacity(1 << 18, File::create(path)?);
+        let mut out = BufWriter::with_capacity(1 << 18, plain::create(path, None)?);
         out.write_all(&MAGIC)?;
         let length = MAGIC.len() as u64;
         Ok(Self { position: known.clone(), out, length, format: None, whole: length, any: false, taken: false })

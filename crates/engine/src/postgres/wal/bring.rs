@@ -8,12 +8,13 @@
 //! What the tree's own server received whole before its snapshot is left where it is, shared with the snapshot: a
 //! replay that begins minutes before it needs only what came behind it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::FileExt;
 use std::path::Path as FilePath;
 
+use pando_host::plain::{self, Dir};
 use pando_host::{Account, durable};
 use pando_model::Lsn;
 
@@ -93,8 +94,8 @@ impl Plan {
     fn write_all(&self, into: &FilePath, account: Option<&Account>) -> io::Result<u64> {
         self.clear(into)?;
         for file in &self.histories {
-            let mut source = File::open(self.store.live().join(file))?;
-            io::copy(&mut source, &mut create(&into.join(file), account)?)?;
+            let mut source = plain::open(&self.store.live().join(file))?;
+            io::copy(&mut source, &mut plain::create(&into.join(file), account)?)?;
         }
         let mut bytes = 0;
         for (number, wanted) in self.segments.iter().enumerate() {
@@ -105,7 +106,7 @@ impl Plan {
                 let text = format!("segment {} is not in the log", wanted.source.file(self.size));
                 return Err(io::Error::new(io::ErrorKind::NotFound, text));
             };
-            let target = create(&into.join(wanted.name.file(self.size)), account)?;
+            let target = plain::create(&into.join(wanted.name.file(self.size)), account)?;
             bytes += self.write(input, wanted.name.segno, target)?;
         }
         Ok(bytes)
@@ -119,7 +120,7 @@ impl Plan {
     }
 
     fn is_begun(&self, into: &FilePath, name: SegmentName) -> io::Result<bool> {
-        let file = match File::open(into.join(name.file(self.size))) {
+        let file = match plain::open(&into.join(name.file(self.size))) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
@@ -150,7 +151,8 @@ impl Plan {
     /// Removes what would stand beside or behind what is brought in: the tree's own later segments.
     fn clear(&self, into: &FilePath) -> io::Result<()> {
         let (Some(first), Some(last)) = (self.segments.first(), self.segments.last()) else { return Ok(()) };
-        for entry in fs::read_dir(into)? {
+        let held = Dir::open(into)?;
+        for entry in fs::read_dir(held.path())? {
             let entry = entry?;
             let file = entry.file_name().into_string().unwrap_or_default();
             let stem = file.strip_suffix(".partial").unwrap_or(&file);
@@ -162,17 +164,6 @@ impl Plan {
         }
         Ok(())
     }
-}
-
-/// A file of its own: never written through into something that shares its blocks or its inode.
-fn create(path: &FilePath, account: Option<&Account>) -> io::Result<File> {
-    durable::remove_if_there(path)?;
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    if let Some(account) = account.filter(|_| Account::is_root()) {
-        fchown(&file, Some(account.uid), Some(account.gid))?;
-    }
-    Ok(file)
 }
 
 /// The timelines whose history lies in a directory.

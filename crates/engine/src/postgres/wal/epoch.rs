@@ -22,7 +22,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use pando_host::durable;
+use pando_host::{durable, plain};
 use pando_model::Lsn;
 use serde::{Deserialize, Serialize};
 
@@ -294,7 +294,7 @@ impl Epoch {
         let before = mark.exists();
         for file in self.live.iter().filter(|file| file.partial) {
             let path = self.store.live_path(*file, size);
-            let open = match File::options().read(true).write(before).open(path) {
+            let open = match if before { plain::edit(&path) } else { plain::open(&path) } {
                 Ok(open) => open,
                 // Renamed: then pg_receivewal has synced it (close_walfile).
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

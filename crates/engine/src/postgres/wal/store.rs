@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use pando_host::durable;
+use pando_host::{durable, plain};
 
 use super::page::{Birthmark, PAGE};
 use super::segment::{History, SegmentName, SegmentSize, history_of, looks_like_segment};
@@ -61,7 +61,7 @@ impl Store {
         for name in names {
             if looks_like_segment(name.strip_suffix(".partial").unwrap_or(&name)) {
                 let mut page = Vec::new();
-                match File::open(self.live().join(&name)) {
+                match plain::open(&self.live().join(&name)) {
                     Ok(file) => file.take(PAGE).read_to_end(&mut page)?,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(error) => return Err(error),
@@ -91,7 +91,7 @@ impl Store {
 
     /// The history of a timeline, if `pg_receivewal` has fetched it.
     pub fn history(&self, tli: u32) -> io::Result<History> {
-        match fs::read_to_string(self.live().join(format!("{tli:08X}.history"))) {
+        match plain::read_text(&self.live().join(format!("{tli:08X}.history"))) {
             Ok(text) => Ok(History::parse(tli, &text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(History::alone(tli)),
             Err(error) => Err(error),
@@ -110,7 +110,7 @@ impl Store {
             return Ok(Some(packed));
         }
         for partial in [false, true, false] {
-            match File::open(self.live_path(LiveFile { name, partial }, size)) {
+            match plain::open(&self.live_path(LiveFile { name, partial }, size)) {
                 Ok(file) => return Ok(Some(Input::Plain(file))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -131,7 +131,7 @@ impl Store {
     pub fn pack(&self, file: LiveFile, size: SegmentSize) -> io::Result<(u64, u64)> {
         let name = file.name.file(size);
         let temporary = self.segments().join(format!(".{name}.zst.tmp"));
-        let mut source = File::open(self.live_path(file, size))?;
+        let mut source = plain::open(&self.live_path(file, size))?;
         let raw = source.metadata()?.len();
         let target = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
         let mut encoder = zstd::Encoder::new(target, 1)?;
