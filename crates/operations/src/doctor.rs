@@ -1,7 +1,7 @@
 //! `doctor`: what is there, what is missing, and the command that mends it.
 
 use pando_catalog::{AppRecord, OperationRecord};
-use pando_host::confine;
+use pando_host::{Account, confine};
 use pando_model::{AppState, DoctorItem, DoctorView, OperationState, Problem};
 use pando_pool::PoolConfig;
 
@@ -94,6 +94,11 @@ impl Pando {
                 Some(fix),
             ));
         }
+        items.extend((Account::is_root() && pando_pool::minds_set_uid(pool.root())).then(|| {
+            let found = "the pool's file system is mounted without nosuid: set-uid programs of production are such in clones, too";
+            let fix = "mount -o remount,nosuid,nodev PATH, and the same in /etc/fstab";
+            item("pool", "warning", found, Some(fix.to_owned()))
+        }));
         match pool.room() {
             Ok(usage) => {
                 let (low, full) = thresholds(usage.total_bytes);

@@ -27,7 +27,7 @@ use pando_runtime::process::ProcessRuntime;
 use pando_runtime::{DockerRuntime, PlacedRuntime, docker};
 
 use crate::doctor::item;
-use crate::fault::{Done, IntoProblem, failed, io, not_found, refused};
+use crate::fault::{Done, Fault, IntoProblem, failed, io, not_found, refused};
 use crate::home::Home;
 use crate::journal::{Run, Verb, bear, drive};
 use crate::owner::Owner;
@@ -197,6 +197,7 @@ impl Pando {
         let text = serde_json::to_vec_pretty(&config).map_err(|error| failed(error.to_string()))?;
         write_atomic(&world.home.pool_file(), &text, 0o600).map_err(|error| io("noting the pool", error))?;
         world.set_pool(Some(Arc::from(pool)));
+        crate::doors::close_snapshots(world).map_err(Fault::into_problem)?;
         let level = if config.driver == DriverKind::Copy { "warning" } else { "ok" };
         let mut items: Vec<DoctorItem> = words.into_iter().map(|text| item("pool", level, text, None)).collect();
         if let Some(account) = &world.account {

@@ -22,6 +22,7 @@
 
 mod containers;
 mod doctor;
+mod doors;
 mod dying;
 mod facade;
 mod fault;

@@ -24,6 +24,7 @@ impl Pando {
     /// # Errors
     /// When the catalog cannot be read, or the boot of the machine cannot be noted.
     pub fn recover(&self) -> Result<(), Problem> {
+        crate::doors::at_start(&self.world)?;
         recover_all(&self.world);
         for stranger in strangers(&self.world) {
             self.world.event("stranger", None, &stranger);

@@ -26,6 +26,8 @@ use crate::{ImageConfig, PoolError};
 /// noatime: else every file read costs a metadata write. discard: freed bytes go back to the host.
 /// See docs/design/2026-11-21-pool-options.md.
 pub(crate) const MOUNT_OPTIONS: &str = "noatime,discard=async";
+/// What production's files may do there, they may not do here; of homes made before, too.
+const TAMED: &str = "nosuid,nodev";
 /// Below this mkfs.btrfs makes something that is full at once.
 pub(crate) const SMALLEST: u64 = 256 << 20;
 const FINDING_MKFS: &str = "finding mkfs.btrfs";
@@ -75,8 +77,8 @@ pub(crate) fn ensure_mounted(root: &Path, image: &ImageConfig) -> Result<(), Poo
     make_dir(root).map_err(failed("making", root))?;
     let device = attach(image)?;
     let mounted = Tool::find("mount", "mount").and_then(|mount| {
-        let options = ["-t", "btrfs", "-o", &image.mount_options, "--"];
-        mount.command().args(options).arg(&device).arg(root).run()
+        let options = format!("{TAMED},{}", image.mount_options);
+        mount.command().args(["-t", "btrfs", "-o", &options, "--"]).arg(&device).arg(root).run()
     });
     // Mounted: the device goes when the mount goes. Not mounted: it goes now.
     let detached = detach(&device);

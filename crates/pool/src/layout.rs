@@ -20,6 +20,7 @@ use std::str::FromStr;
 
 use pando_host::durable::{sync_dir, write_atomic};
 use pando_model::{PoolSnapshotId, VolumeId};
+use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
 
 use crate::{Inventory, PoolError};
@@ -33,6 +34,16 @@ pub(crate) struct Layout {
     pub root: PathBuf,
     pub volumes: PathBuf,
     pub snapshots: PathBuf,
+}
+
+/// Whether set-uid programs are such on a pool's file system.
+pub fn minds_set_uid(root: &Path) -> bool {
+    rustix::fs::statvfs(root).is_ok_and(|stat| !stat.f_flag.contains(StatVfsMountFlags::NOSUID))
+}
+
+/// The directory that all snapshots of a pool are in.
+pub fn snapshots_of(root: &Path) -> PathBuf {
+    Layout::new(root).snapshots
 }
 
 impl Layout {

@@ -19,6 +19,7 @@ pub mod sim;
 mod tree;
 
 pub use init::{choose, create, discard};
+pub use layout::{minds_set_uid, snapshots_of};
 pub use open::{DriverKind, ImageConfig, PoolConfig, open};
 pub use sim::SimPool;
 

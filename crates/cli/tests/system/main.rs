@@ -24,6 +24,7 @@ mod containers;
 mod crashes;
 mod cut_off;
 mod damaged;
+mod doors;
 mod examples;
 mod faults;
 mod hooks;

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::prepare::Prepare;
 use super::{apply, provision, remove, snapshot};
+use crate::doors;
 use crate::fault::{Done, Fault, IntoProblem, failed, refused, usage};
 use crate::hooks::{self, Stitches};
 use crate::journal::{Run, Step, Verb, keep, run_now};
@@ -339,6 +340,13 @@ pub fn seal(world: &World, source: &Source) -> Done<pando_catalog::Sealed> {
 
 /// Makes the first copy of all sources; what becomes of it otherwise than was noted is noted in the app's record.
 pub fn copy(run: &Run, owner: &Owner, app: &mut AppRecord) -> Done<()> {
+    doors::before_copy(&run.world, app)?;
+    let copied = copy_all(run, owner, app);
+    let closed = doors::close_mirror(&run.world, app);
+    copied.and(closed)
+}
+
+fn copy_all(run: &Run, owner: &Owner, app: &mut AppRecord) -> Done<()> {
     for (name, held) in &owner.sources {
         while let Err(fault) = copy_one(run, name, held) {
             let mut problem = match fault {

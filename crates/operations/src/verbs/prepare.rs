@@ -112,7 +112,7 @@ impl Prepare {
     /// Makes the work volume.
     pub fn volume(&mut self, run: &Run) -> Done<()> {
         run.world.need_room()?;
-        provision::make(run, &self.volumes)
+        provision::make_closed(run, &self.volumes)
     }
 
     /// Destroys it, after what runs on it.

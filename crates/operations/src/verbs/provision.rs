@@ -8,6 +8,7 @@ use pando_engine::{EngineError, Stage};
 use pando_host::secret::Secret;
 use pando_model::{EngineKind, Name, PoolSnapshotId, Profile, SettingChange, UnitId, VolumeId};
 
+use crate::doors;
 use crate::fault::{Done, Fault, failed};
 use crate::hooks::{self, Stitches};
 use crate::journal::Run;
@@ -34,8 +35,14 @@ pub fn volumes(plan: &Plan, fresh: &[VolumeId]) -> BTreeMap<PoolSnapshotId, Volu
     trees.into_iter().cloned().zip(fresh.iter().cloned()).collect()
 }
 
-/// Makes the volumes.
+/// Makes the volumes of a clone.
 pub fn make(run: &Run, volumes: &BTreeMap<PoolSnapshotId, VolumeId>) -> Done<()> {
+    make_closed(run, volumes)?;
+    volumes.values().try_for_each(|volume| doors::open_clone(&run.world, volume))
+}
+
+/// Makes volumes that nobody enters but who enters what they are made from.
+pub fn make_closed(run: &Run, volumes: &BTreeMap<PoolSnapshotId, VolumeId>) -> Done<()> {
     let pool = run.world.pool()?;
     for (tree, volume) in volumes {
         pool.clone_volume(tree, volume)?;
