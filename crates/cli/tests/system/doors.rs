@@ -80,6 +80,11 @@ fn mirrors_and_snapshots_are_closed_to_owners_of_the_same_number_and_clones_are_
     assert!(reads(&Path::new(again["sources"]["web"]["path"].as_str().unwrap()).join("conf/a.yml")));
     daemon.pando_json(&["refresh", "c"]);
     assert!(reads(&copy.join("conf/a.yml")), "a refreshed clone, too");
+
+    let told = || daemon.pando_json(&["doctor"]).to_string().contains("mounted without nosuid");
+    assert!(!told());
+    tools::run("mount", &["-o", "remount,suid", &pool.display().to_string()]);
+    assert!(told());
     let alarms = daemon.alarms(&[]);
     assert!(alarms.is_empty(), "unannounced: {alarms:#?}");
 }
