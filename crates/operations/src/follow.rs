@@ -303,11 +303,11 @@ fn room(world: &Arc<World>, owner: &Owner) -> Done<bool> {
 }
 
 /// Whether a stretch of log has begun that no snapshot stands on: nothing of it can be served yet.
-fn begins_anew(world: &World, owner: &Owner, last: Option<&SnapshotRecord>) -> Done<bool> {
+fn begins_anew(world: &World, owner: &Owner, snapshots: &[SnapshotRecord]) -> Done<bool> {
     for (name, held) in owner.sources.iter().filter(|(name, _)| world.live(&owner.id, name).changed) {
-        let newest = held.engine.stretches(&held.seat.log)?.pop().map(|stretch| stretch.epoch);
-        let known = last.and_then(|last| moments::mark(last, name)).map(|mark| mark.from.epoch);
-        if newest.is_some() && newest != known {
+        let Some(newest) = held.engine.stretches(&held.seat.log)?.pop() else { continue };
+        let stands = |snapshot| moments::mark(snapshot, name).is_some_and(|mark| mark.from.epoch == newest.epoch);
+        if !snapshots.iter().any(stands) {
             return Ok(true);
         }
     }
@@ -326,7 +326,7 @@ fn schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
     // Where production's clock was set back, the last one taken is not the last one by its moment.
     let taken = snapshots.iter().map(|snapshot| snapshot.taken_at).max();
     let due = taken.is_none_or(|last| world.now().duration_since(last) >= every);
-    if (due && may_have_changed(world, owner) || begins_anew(world, owner, snapshots.last())?)
+    if (due && may_have_changed(world, owner) || begins_anew(world, owner, &snapshots)?)
         && owner.app.state == AppState::Following
         && let Some(_claim) = world.try_claim(&[owner.name.to_string()], "snapshot")
     {
@@ -522,7 +522,8 @@ fn record_schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
     let every = SignedDuration::from_secs(owner.app.policy.snapshot_every_seconds.max(1));
     let snapshots = owner.snapshots(world)?;
     let current = snapshots.last().filter(|last| last.taken_at >= owner_since(owner));
-    let due = current.is_none_or(|last| world.now().duration_since(last.taken_at) >= every);
+    let due = current.is_none_or(|last| world.now().duration_since(last.taken_at) >= every)
+        || begins_anew(world, owner, &snapshots)?;
     let changed = current.is_none() || may_have_changed(world, owner);
     // A fresh log needs a moment to flow; before, nothing could be rolled forward from a snapshot.
     let flows = owner.sources.keys().any(|name| world.live(&owner.id, name).pulse.through.is_some());

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use pando_testkit::wait_until;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -136,19 +137,18 @@ sql = "UPDATE site SET url = 'http://{{{{db.host}}}}:{{{{db.port}}}}/{{{{clone.n
     /// and everything is as it was.
     fn fails(&self, point: &str, args: &[&str], password: &str) {
         let stand = &self.stand;
-        let all = || {
+        let snapshots = || {
             // For `@now` a snapshot of the app is taken, which stays: it is the app's.
             let counts = |name: &&str| *name == "dev" || !args.contains(&"dev@now");
-            let snapshots = |name: &str| {
+            let of = |name: &str| {
                 let all = stand.json(&["timeline", name])["snapshots"].clone();
                 let told = |one: &Value| format!("{} taken {}", one["id"], one["taken_at"]);
                 all.as_array().unwrap().iter().map(told).collect::<Vec<_>>()
             };
-            let snapshots: Vec<_> = ["shop", "dev"].into_iter().filter(|name| counts(name)).map(snapshots).collect();
-            let clones = stand.json(&["ls"])["clones"].as_array().unwrap().len();
-            format!("{clones} {snapshots:#?}\n{}", self.state("dev"))
+            ["shop", "dev"].into_iter().filter(counts).flat_map(of).collect::<Vec<_>>()
         };
-        let before = all();
+        let rest = || (stand.json(&["ls"])["clones"].as_array().unwrap().len(), self.state("dev"));
+        let before = (snapshots(), rest());
         fs::write(self.note(&format!("fail-{point}")), "").unwrap();
         let said = stand.fails(1, args);
         fs::remove_file(self.note(&format!("fail-{point}"))).unwrap();
@@ -157,7 +157,14 @@ sql = "UPDATE site SET url = 'http://{{{{db.host}}}}:{{{{db.port}}}}/{{{{clone.n
         let line = format!("it printed: {point} has no luck with{secret}");
         assert!(said.contains(&format!("({point})")) && said.contains("exit code 7") && said.contains(&line), "{said}");
         assert!(!said.contains(password), "{said}");
-        assert_eq!(all(), before, "{args:?} without {point}");
+        let mut after = snapshots();
+        if ["refresh", "rewind", "promote"].contains(&args[0]) && !point.starts_with("pre-") {
+            // What it records from now on can be asked for, too: the heartbeat takes a snapshot for that.
+            let begun = || snapshots().len() > before.0.len();
+            assert!(wait_until(Duration::from_secs(20), begun), "{args:?} without {point}");
+            after.retain(|one| before.0.contains(one));
+        }
+        assert_eq!((after, rest()), before, "{args:?} without {point}");
         stand.nothing_strange();
     }
 
@@ -300,6 +307,25 @@ fn a_failing_hook_undoes_its_operation_and_says_what_it_printed() {
     }
     stand.json(&["start", "dev"]);
     assert_eq!(stand.show("dev").sql("SELECT string_agg(n::text, ',') FROM mark"), "100");
+
+    // It is rewound to a second behind all that, though no snapshot was due.
+    let copy = stand.show("dev");
+    let reaches = |at: Timestamp| {
+        let ranges = stand.json(&["timeline", "dev"])["ranges"].clone();
+        let to = |range: &Value| range["to"].as_str().unwrap().parse::<Timestamp>().unwrap();
+        ranges.as_array().unwrap().iter().any(|range| to(range) > at)
+    };
+    fs::write(rig.note("fail-post-refresh"), "").unwrap();
+    stand.fails(1, &["refresh", "dev"]);
+    fs::remove_file(rig.note("fail-post-refresh")).unwrap();
+    let failed = Timestamp::now();
+    assert!(wait_until(Duration::from_secs(20), || reaches(failed)), "{}", stand.json(&["timeline", "dev"]));
+    copy.sql("INSERT INTO mark VALUES (101)");
+    let moment = Timestamp::now() + SignedDuration::from_millis(500);
+    assert!(wait_until(Duration::from_secs(20), || reaches(moment)), "{}", stand.json(&["timeline", "dev"]));
+    copy.sql("DELETE FROM mark");
+    stand.json(&["rewind", &format!("dev@{moment}")]);
+    assert_eq!(stand.show("dev").sql("SELECT string_agg(n::text, ',') FROM mark"), "100,101");
 
     // An edit that finds nothing, and statements that the server refuses.
     let edit = "[[edits]]\nset = \"files/conf/dbconfig.xml\"\npath = \"/config/nothing\"\nvalue = \"x\"\n";

@@ -121,6 +121,8 @@ impl Promote {
         let mut record = self.before.clone();
         if record.state == CloneState::Running {
             let owner = self.owner(run)?;
+            // A log of it begins a new stretch.
+            run.world.drop_live(&owner.id);
             let outcome = provision::start(run, &owner).and_then(|()| self.let_in(run, &owner, record.record));
             match outcome {
                 Err(Fault::Problem(problem)) if !run.world.is_stopping() => {

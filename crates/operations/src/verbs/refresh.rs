@@ -272,6 +272,8 @@ impl Refresh {
         }
         let owner = Owner::named(&run.world, &self.clone)?;
         provision::link_paths(&run.world, &self.clone, &owner)?;
+        // Its log begins a new stretch.
+        run.world.drop_live(&owner.id);
         if self.before.state == CloneState::Running {
             match provision::start_again(run, &owner, self.before.record) {
                 Err(Fault::Problem(problem)) if !run.world.is_stopping() => {
