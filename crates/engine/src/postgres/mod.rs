@@ -271,16 +271,14 @@ impl Engine for PostgresEngine {
     ) -> Result<Mark, EngineError> {
         let (facts, installation) = self.installation(seat, source)?;
         let log = self.log(&seat.log)?;
-        let still = || {
-            let from = Point { epoch: 0, timeline: 0, lsn: Lsn(0), time: Some(asked) };
-            Ok(Mark { from, at: asked, rolls: false })
-        };
-        let Some(epoch) = log.current_epoch() else { return still() };
+        let from = Point { epoch: 0, timeline: 0, lsn: Lsn(0), time: Some(asked) };
+        let still = Mark { from, at: asked, rolls: false };
+        let Some(epoch) = log.current_epoch() else { return Ok(still) };
         let (minimum, timeline) = if clone {
             let port = port_of(&seat.data)?;
             // One that was stopped tells no position, and needs no log: all it had is in its tree.
             if !socket_there(&seat.run, port) {
-                return still();
+                return Ok(still);
             }
             let failed = |source: postgres::Error| EngineError::Server {
                 action: "asking a clone for its position".to_owned(),
