@@ -6,11 +6,19 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use pando_host::{Clock, SystemClock};
 use thiserror::Error;
 
+/// The longest silence.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest time that an answer may take: one that comes drop by drop is never silent.
+const WHOLE: Duration = Duration::from_secs(30);
+/// The most bytes of an answer: more than a server has to say of itself.
+const MOST: u64 = 16 << 20;
+/// The most parts of one: more than a server has users.
+const PARTS: u32 = 1 << 16;
 
 /// Why a question got no answer.
 #[derive(Debug, Error)]
@@ -24,6 +32,9 @@ pub enum ClientError {
     /// What came is no answer.
     #[error("what the server answered makes no sense")]
     Nonsense,
+    /// More came than any answer is.
+    #[error("the server answered more than {} MB, or {PARTS} parts", MOST >> 20)]
+    Flood,
 }
 
 /// An answer.
@@ -61,16 +72,51 @@ impl Reply {
 trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
+/// A stream whose answers take so long at most.
+struct Timed {
+    stream: Box<dyn Stream>,
+    whole: Duration,
+    until: Instant,
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let late = |time: Duration| {
+            let text = format!("the server has not answered within {} s", time.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        };
+        if SystemClock.instant() >= self.until {
+            return Err(late(self.whole));
+        }
+        self.stream.read(buffer).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => late(PATIENCE),
+            _ => error,
+        })
+    }
+}
+
 /// A connection.
-pub struct Client(BufReader<Box<dyn Stream>>);
+pub struct Client {
+    stream: BufReader<Timed>,
+    /// What came of the answer that is read.
+    bytes: u64,
+    parts: u32,
+    /// An answer was left before its end: what comes next is the rest of it.
+    left: bool,
+}
 
 impl Client {
+    fn over(stream: impl Stream + 'static) -> Self {
+        let stream = Timed { stream: Box::new(stream), whole: WHOLE, until: SystemClock.instant() };
+        Self { stream: BufReader::new(stream), bytes: 0, parts: 0, left: false }
+    }
+
     /// Through a socket file.
     pub fn unix(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self(BufReader::new(Box::new(stream))))
+        Ok(Self::over(stream))
     }
 
     /// Over TCP, to the first of the host's addresses that answers.
@@ -82,7 +128,7 @@ impl Client {
                     stream.set_nodelay(true)?;
                     stream.set_read_timeout(Some(PATIENCE))?;
                     stream.set_write_timeout(Some(PATIENCE))?;
-                    return Ok(Self(BufReader::new(Box::new(stream))));
+                    return Ok(Self::over(stream));
                 }
                 Err(error) => last = error,
             }
@@ -107,8 +153,16 @@ impl Client {
             out.extend_from_slice(word.as_bytes());
             out.extend_from_slice(b"\r\n");
         }
-        self.0.get_mut().write_all(&out)?;
-        self.reply(0)
+        if self.left {
+            return Err(io::Error::from(io::ErrorKind::NotConnected).into());
+        }
+        let timed = self.stream.get_mut();
+        timed.stream.write_all(&out)?;
+        timed.until = SystemClock.instant() + timed.whole;
+        (self.bytes, self.parts) = (0, 0);
+        let answer = self.reply(0);
+        self.left = !matches!(answer, Ok(_) | Err(ClientError::Refused(_)));
+        answer
     }
 
     /// The fields of `INFO`, of one section or of all the usual ones.
@@ -117,9 +171,16 @@ impl Client {
         Ok(fields(&self.call(&words)?.text()))
     }
 
+    /// So much more of an answer comes.
+    fn expect(&mut self, bytes: u64) -> Result<(), ClientError> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > MOST { Err(ClientError::Flood) } else { Ok(()) }
+    }
+
     fn line(&mut self) -> Result<String, ClientError> {
         let mut line = Vec::new();
-        (&mut self.0).take(64 << 10).read_until(b'\n', &mut line)?;
+        (&mut self.stream).take(64 << 10).read_until(b'\n', &mut line)?;
+        self.expect(line.len() as u64)?;
         match line.strip_suffix(b"\r\n") {
             Some(line) => Ok(String::from_utf8_lossy(line).into_owned()),
             None if line.is_empty() => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
@@ -128,6 +189,10 @@ impl Client {
     }
 
     fn reply(&mut self, depth: u8) -> Result<Reply, ClientError> {
+        self.parts += 1;
+        if self.parts > PARTS {
+            return Err(ClientError::Flood);
+        }
         let line = self.line()?;
         let Some(kind) = line.chars().next().filter(|_| depth < 8) else { return Err(ClientError::Nonsense) };
         let rest = line.get(kind.len_utf8()..).unwrap_or_default();
@@ -139,8 +204,9 @@ impl Client {
             '$' | '*' if number()? < 0 => Ok(Reply::Nil),
             '$' => {
                 let length = usize::try_from(number()?).unwrap_or(0);
+                self.expect(length as u64)?;
                 let mut bytes = Vec::new();
-                (&mut self.0).take(length as u64 + 2).read_to_end(&mut bytes)?;
+                (&mut self.stream).take(length as u64 + 2).read_to_end(&mut bytes)?;
                 if bytes.len() != length + 2 {
                     return Err(ClientError::Nonsense);
                 }
@@ -160,3 +226,6 @@ fn fields(text: &str) -> BTreeMap<String, String> {
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

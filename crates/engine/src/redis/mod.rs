@@ -75,6 +75,16 @@ fn server(action: &str) -> impl Fn(ClientError) -> EngineError + '_ {
     move |source| EngineError::Server { action: action.to_owned(), source: Box::new(source) }
 }
 
+/// What is in the way of a server that is starting. Whatever else it refuses it would refuse for ever.
+fn starting(error: EngineError) -> Result<String, EngineError> {
+    let why = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<ClientError>());
+    match why {
+        Some(ClientError::Refused(why)) if why.starts_with("LOADING") => Ok("loading the data".to_owned()),
+        Some(why @ ClientError::Io(_)) => Ok(why.to_string()),
+        _ => Err(error),
+    }
+}
+
 impl RedisEngine {
     /// An engine over the installations found.
     pub fn new(installations: Installations) -> Self {
@@ -325,13 +335,10 @@ impl Engine for RedisEngine {
         if !tree::socket(&seat.run).exists() {
             return Ok(Readiness::Starting("the server is starting".to_owned()));
         }
-        Ok(match self.own(seat, |client| client.call(&["PING"])) {
-            Ok(_) => Readiness::Ready,
-            Err(error) => {
-                let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                Readiness::Starting(if why.starts_with("LOADING") { "loading the data".to_owned() } else { why })
-            }
-        })
+        match self.own(seat, |client| client.call(&["PING"])) {
+            Ok(_) => Ok(Readiness::Ready),
+            Err(error) => starting(error).map(Readiness::Starting),
+        }
     }
 
     fn admit(&self, seat: &Seat, source: &Source, credentials: Option<&Credentials>) -> Result<(), EngineError> {
@@ -440,5 +447,22 @@ impl Engine for RedisEngine {
         // Both are made of letters and digits that need no quoting.
         let database = production::database(&source.url);
         Some(format!("redis://{}:{}@127.0.0.1:{port}/{database}", credentials.user, credentials.password.reveal()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_refuses_is_not_starting() {
+        let told = |error: ClientError| starting(server("asking Pando's own server")(error)).ok();
+        let refused = |words: &str| told(ClientError::Refused(words.to_owned()));
+        assert_eq!(refused("LOADING Redis is loading the dataset in memory").as_deref(), Some("loading the data"));
+        assert_eq!(refused("WRONGPASS invalid username-password pair or user is disabled."), None);
+        assert_eq!(refused("ERR max number of clients reached"), None);
+        assert_eq!(told(ClientError::Nonsense), None);
+        let nobody = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        assert!(told(nobody.into()).is_some_and(|why| why.contains("refused")));
     }
 }
