@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::Duration;
 
-use pando_testkit::ProductionOptions;
+use pando_testkit::{ProductionOptions, tools, wait_until};
 
-use crate::stand::{Copy, Stand, with};
+use crate::stand::{Copy, Stand, sql_at, with};
 
 /// pg_wal elsewhere, group access, small segments, checksums, and memory for a large machine.
 fn odd(wal: &std::path::Path) -> ProductionOptions {
@@ -106,5 +107,73 @@ fn a_production_with_many_origins_and_without_a_database_of_the_usual_name_has_c
     stand.json(&["snapshot", "copy"]);
     stand.copy("shop", "plain");
     assert_eq!(stand.json(&["promote", "plain"])["record"], true);
+    stand.end(&[]);
+}
+
+/// Settings of a database and of a role are for production's users: those of a clone get them, Pando's own sessions in
+/// mirror and clones do not fail by them.
+#[test]
+fn what_production_set_for_its_databases_is_for_its_users() {
+    let Some(bin) = tools::newest_postgres() else {
+        tools::skip("a PostgreSQL server");
+        return;
+    };
+    // A library that production alone has.
+    let far = tempfile::Builder::new().prefix("pando-far-").tempdir_in("/tmp").unwrap();
+    fs::set_permissions(far.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy(bin.with_file_name("lib").join("auto_explain.so"), far.path().join("far_away.so")).unwrap();
+    let path = format!("dynamic_library_path = '{}:$libdir'", far.path().display());
+    let Some(stand) = Stand::of(with(&[&path])) else { return };
+    let production = &stand.production;
+    production.psql("CREATE TABLE kept AS SELECT 1 AS n; CREATE SCHEMA evil");
+    // Found before PostgreSQL's own by whoever asks for the bare name.
+    production
+        .psql("CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz'");
+    stand.link(&["--snapshot-every", "1h"]);
+    for set in [
+        "DATABASE postgres SET search_path = evil, pg_catalog, public",
+        "DATABASE postgres SET default_transaction_isolation = 'serializable'",
+        "DATABASE postgres SET idle_in_transaction_session_timeout = '2s'",
+        "DATABASE postgres SET lock_timeout = '3s'",
+        "ROLE boss SET idle_session_timeout = '1s'",
+        "ROLE boss SET statement_timeout = '9s'",
+        "DATABASE postgres SET session_preload_libraries = 'far_away'",
+        "DATABASE postgres SET default_transaction_read_only = on",
+    ] {
+        production.psql(&format!("ALTER {set}"));
+    }
+    // From a moment that is recovered for it, and from a snapshot that is prepared.
+    let copy = stand.copy("shop@now", "now");
+    stand.json(&["snapshot", "shop"]);
+    let prepared = || {
+        let timeline = stand.json(&["timeline", "shop"]);
+        timeline["snapshots"].as_array().unwrap().iter().all(|one| one["prepared"] == true)
+    };
+    assert!(
+        wait_until(Duration::from_secs(120), prepared),
+        "{}\n{}",
+        stand.json(&["timeline", "shop"]),
+        stand.daemon.log()
+    );
+    let latest = stand.copy("shop", "latest");
+    for copy in [&copy, &latest] {
+        // Production's library is not here, and its users' sessions ask for it; Pando's superuser may do without.
+        let refused = sql_at(copy.url(), "SELECT 1").map_err(|error| format!("{error:?}"));
+        assert!(refused.as_ref().is_err_and(|why| why.contains("far_away")), "{refused:?}");
+        let url = format!("{}?options=-c%20session_preload_libraries=", copy.url());
+        let shown = |name: &str| sql_at(&url, &format!("SHOW {name}")).unwrap();
+        assert_eq!(shown("default_transaction_read_only"), "on");
+        assert_eq!(shown("default_transaction_isolation"), "serializable");
+        assert_eq!(shown("lock_timeout"), "3s");
+        assert_eq!(shown("search_path"), "evil, pg_catalog, public");
+        assert_eq!(sql_at(&url, "SELECT n FROM kept").unwrap(), "1");
+    }
+    for name in ["now", "latest"] {
+        stand.json(&["rm", name]);
+    }
+    // The mirror was asked all the time.
+    assert_eq!(stand.json(&["show", "shop"])["state"], "following");
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
     stand.end(&[]);
 }

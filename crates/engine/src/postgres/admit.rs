@@ -2,7 +2,6 @@
 //! to production is cut (T-16, T-17), and the clone's own role gets its password.
 
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine;
@@ -13,7 +12,7 @@ use postgres_protocol::password::scram_sha_256;
 use ring::{digest, hmac, pbkdf2};
 
 use super::facts::identifier;
-use super::session::connect;
+use super::session::{Server, connect, options};
 use crate::{Credentials, EngineError};
 
 fn failed(action: &str) -> impl Fn(postgres::Error) -> EngineError + '_ {
@@ -63,7 +62,7 @@ fn apply(client: &mut Client, cuts: &[(&str, &str)]) -> Result<(), postgres::Err
 /// # Crash consistency
 /// A database that is opened says so itself, in the same transaction: one that a crash leaves open is closed when the cut
 /// is made again, and before that no tree is handed out.
-pub fn cut(client: &mut Client, run: &Path, port: u16, superuser: &str) -> Result<(), EngineError> {
+pub fn cut(client: &mut Client, server: &Server) -> Result<(), EngineError> {
     let action = failed("cutting a clone off production");
     client.batch_execute("SET session_replication_role = replica").map_err(&action)?;
     apply(client, &CUT_SHARED).map_err(&action)?;
@@ -81,7 +80,7 @@ pub fn cut(client: &mut Client, run: &Path, port: u16, superuser: &str) -> Resul
     );
     for row in client.query(&asked, &[]).map_err(&action)? {
         let (database, closed): (&str, bool) = (row.get(0), row.get(1));
-        let cut = || apply(&mut connect(run, port, superuser, database)?, &CUT_LOCAL);
+        let cut = || apply(&mut connect(server, database)?, &CUT_LOCAL);
         let done = if closed { opened(client, database, cut) } else { cut() };
         done.map_err(&action)?;
     }
@@ -147,14 +146,15 @@ pub fn reload(client: &mut Client) -> Result<(), EngineError> {
 }
 
 /// A query through the door a user comes in by. The door may need a moment after a reload.
-pub fn knock(port: u16, database: &str, who: &Credentials, attempts: u32) -> Result<(), EngineError> {
+pub fn knock(server: &Server, database: &str, who: &Credentials, attempts: u32) -> Result<(), EngineError> {
     let attempt = || -> Result<Client, postgres::Error> {
         let mut client = Config::new()
             .host("127.0.0.1")
-            .port(port)
+            .port(server.port)
             .user(&who.user)
             .password(who.password.reveal())
             .dbname(database)
+            .options(&options(server.major, true))
             .connect_timeout(Duration::from_secs(5))
             .connect(NoTls)?;
         client.batch_execute("SELECT 1")?;

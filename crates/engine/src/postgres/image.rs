@@ -1,12 +1,10 @@
 //! PostgreSQL in a container: which image is of production's own version, whether an image suits production's data,
 //! and what mends indexes where it sorts texts in another order (T-14, T-15).
 
-use std::path::Path;
-
 use postgres::Client;
 
 use super::facts::{Facts, identifier};
-use super::session::{connect, connect_somewhere};
+use super::session::{Server, connect, connect_somewhere, connect_to_work};
 use super::{settings, tree};
 use crate::{Baked, EngineError, Finding, ImageContent, Seat, Stage};
 
@@ -36,7 +34,7 @@ pub fn hand_over(seat: &Seat, facts: &Facts, stage: &Stage) -> Result<(), Engine
 }
 
 /// The largest tables of all databases, with their indexes and what is kept beside them.
-pub fn largest(run: &Path, port: u16, user: &str) -> Result<Vec<(String, u64)>, EngineError> {
+pub fn largest(server: &Server) -> Result<Vec<(String, u64)>, EngineError> {
     let failed = |source: postgres::Error| EngineError::Server {
         action: "asking for the largest tables".to_owned(),
         source: Box::new(source),
@@ -47,8 +45,8 @@ pub fn largest(run: &Path, port: u16, user: &str) -> Result<Vec<(String, u64)>, 
         WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
         ORDER BY 2 DESC LIMIT 5";
     let mut found = Vec::new();
-    for name in databases(run, port, user).map_err(failed)? {
-        let mut client = connect(run, port, user, &name).map_err(failed)?;
+    for name in databases(server).map_err(failed)? {
+        let mut client = connect(server, &name).map_err(failed)?;
         let rows = client.query(asked, &[]).map_err(failed)?;
         found.extend(rows.iter().map(|row| (row.get(0), u64::try_from(row.get::<_, i64>(1)).unwrap_or(0))));
     }
@@ -58,8 +56,8 @@ pub fn largest(run: &Path, port: u16, user: &str) -> Result<Vec<(String, u64)>, 
 }
 
 /// The databases that can be entered.
-pub fn databases(run: &Path, port: u16, user: &str) -> Result<Vec<String>, postgres::Error> {
-    let mut client = connect_somewhere(run, port, user, "postgres")?;
+pub fn databases(server: &Server) -> Result<Vec<String>, postgres::Error> {
+    let mut client = connect_somewhere(server, "postgres")?;
     // -2 is what an interrupted DROP DATABASE leaves: it can only be dropped.
     let asked = "SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn AND datconnlimit <> -2";
     let rows = client.query(asked, &[])?;
@@ -133,23 +131,22 @@ fn order(facts: &Facts, image: Option<&str>) -> Option<Finding> {
 }
 
 /// Makes every index that sorts texts again, in all databases, and notes the order they are in now.
-pub fn reindex(run: &Path, port: u16, user: &str) -> Result<(), EngineError> {
+pub fn reindex(server: &Server) -> Result<(), EngineError> {
     let failed = |source: postgres::Error| EngineError::Server {
         action: "making indexes again in another order of texts".to_owned(),
         source: Box::new(source),
     };
-    for name in databases(run, port, user).map_err(failed)? {
-        let mut client = connect(run, port, user, &name).map_err(failed)?;
-        reindex_database(&mut client, &name).map_err(failed)?;
+    for name in databases(server).map_err(failed)? {
+        let mut client = connect_to_work(server, &name).map_err(failed)?;
+        reindex_database(&mut client, &name, server.major).map_err(failed)?;
     }
     Ok(())
 }
 
-fn reindex_database(client: &mut Client, name: &str) -> Result<(), postgres::Error> {
+fn reindex_database(client: &mut Client, name: &str, major: u32) -> Result<(), postgres::Error> {
     let quoted = identifier(name);
     client.batch_execute(&format!("REINDEX DATABASE {quoted}"))?;
-    let knows: i32 = client.query_one("SELECT current_setting('server_version_num')::int", &[])?.get(0);
-    if knows >= 150_000 {
+    if major >= 15 {
         client.batch_execute(&format!("ALTER DATABASE {quoted} REFRESH COLLATION VERSION"))?;
     }
     let stale = "SELECT pg_catalog.format('ALTER COLLATION %I.%I REFRESH VERSION', n.nspname, c.collname)

@@ -308,8 +308,8 @@ fn look(client: &mut postgres::Client) -> Result<Look, postgres::Error> {
 pub fn pulse(engine: &PostgresEngine, seat: &Seat, source: &Source, urgent: bool) -> Result<Pulse, EngineError> {
     let (facts, installation) = engine.installation(seat, source)?;
     let log = engine.log(&seat.log)?;
-    let port = super::port_of(&seat.data)?;
-    let ask = || engine.sessions().with(&seat.run, port, &facts.superuser, look);
+    let server = engine.server(seat, source)?;
+    let ask = || engine.sessions().with(&server, look);
     let look = match ask() {
         // A mirror that was paused reads what came meanwhile first.
         Ok(Look { silent, .. }) if silent > SILENCE => {
@@ -374,8 +374,9 @@ fn ask_position(
     installation: &Installation,
     url: &SourceUrl,
 ) -> Result<(Lsn, Timestamp), EngineError> {
-    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
-               CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END";
+    let sql = "SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint, \
+               CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+               ELSE pg_catalog.pg_current_wal_flush_lsn() END";
     let text = query(installation, engine.account(), url, sql)?;
     text.split_once('|')
         .and_then(|(micros, lsn)| Some((lsn.parse().ok()?, Timestamp::from_microsecond(micros.parse().ok()?).ok()?)))

@@ -41,7 +41,7 @@ use pando_model::{DoctorItem, EngineKind, Lsn, SettingChange, SourceUrl};
 
 use self::facts::Facts;
 pub use self::install::{Installation, Installations};
-use self::session::{Sessions, socket_there};
+use self::session::{Server, Sessions, socket_there};
 use self::wal::WalLog;
 use crate::{
     Baked, Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Link, Mark, Point, Preflight, Pulse,
@@ -109,6 +109,11 @@ impl PostgresEngine {
         let facts = self.facts_of(seat, source)?;
         let installation = self.installations.of(facts.major)?;
         Ok((facts, installation))
+    }
+
+    fn server(&self, seat: &Seat, source: &Source) -> Result<Server, EngineError> {
+        let Facts { superuser: user, major, .. } = self.facts_of(seat, source)?;
+        Ok(Server { run: seat.run.clone(), port: port_of(&seat.data)?, user, major })
     }
 
     /// The log at a path, opened once: it remembers how far it has read.
@@ -230,13 +235,13 @@ impl Engine for PostgresEngine {
     }
 
     fn hold(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
-        let facts = self.facts_of(seat, source)?;
+        let server = self.server(seat, source)?;
         self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(seat.run.clone());
-        self.sessions.with(&seat.run, port_of(&seat.data)?, &facts.superuser, |client| {
+        self.sessions.with(&server, |client| {
             client.batch_execute("SELECT pg_catalog.pg_wal_replay_pause()")?;
             // Replay stops before its next record; on an idle server it may not be told before the next one.
             for _ in 0..40 {
-                let asked = if facts.major >= 14 {
+                let asked = if server.major >= 14 {
                     "SELECT pg_catalog.pg_get_wal_replay_pause_state() = 'paused'"
                 } else {
                     "SELECT pg_catalog.pg_is_wal_replay_paused()"
@@ -251,12 +256,11 @@ impl Engine for PostgresEngine {
     }
 
     fn release(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
-        let facts = self.facts_of(seat, source)?;
         let was_held = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&seat.run);
         if !was_held && !socket_there(&seat.run, settings::SOCKET_PORT) {
             return Ok(());
         }
-        self.sessions.with(&seat.run, port_of(&seat.data)?, &facts.superuser, |client| {
+        self.sessions.with(&self.server(seat, source)?, |client| {
             client.batch_execute("SELECT pg_catalog.pg_wal_replay_resume() WHERE pg_catalog.pg_is_in_recovery()")
         })
     }
@@ -269,23 +273,22 @@ impl Engine for PostgresEngine {
         asked: Timestamp,
         clone: bool,
     ) -> Result<Mark, EngineError> {
-        let (facts, installation) = self.installation(seat, source)?;
+        let (_, installation) = self.installation(seat, source)?;
         let log = self.log(&seat.log)?;
         let from = Point { epoch: 0, timeline: 0, lsn: Lsn(0), time: Some(asked) };
         let still = Mark { from, at: asked, rolls: false };
         let Some(epoch) = log.current_epoch() else { return Ok(still) };
         let (minimum, timeline) = if clone {
-            let port = port_of(&seat.data)?;
+            let server = self.server(seat, source)?;
             // One that was stopped tells no position, and needs no log: all it had is in its tree.
-            if !socket_there(&seat.run, port) {
+            if !socket_there(&seat.run, server.port) {
                 return Ok(still);
             }
             let failed = |source: postgres::Error| EngineError::Server {
                 action: "asking a clone for its position".to_owned(),
                 source: Box::new(source),
             };
-            let mut client =
-                session::connect_somewhere(&seat.run, port, &facts.superuser, database(source)).map_err(failed)?;
+            let mut client = session::connect_somewhere(&server, database(source)).map_err(failed)?;
             let row = client.query_one("SELECT pg_catalog.pg_current_wal_flush_lsn()::text", &[]).map_err(failed)?;
             let text: String = row.get(0);
             let end = text.parse().map_err(|_| EngineError::Invalid(format!("{text:?} is not a position")))?;
@@ -404,26 +407,22 @@ impl Engine for PostgresEngine {
     }
 
     fn ready(&self, seat: &Seat, source: &Source) -> Result<Readiness, EngineError> {
-        let facts = self.facts_of(seat, source)?;
-        let port = port_of(&seat.data)?;
-        if !socket_there(&seat.run, port) {
+        let server = self.server(seat, source)?;
+        if !socket_there(&seat.run, server.port) {
             return Ok(Readiness::Starting("the server is starting".to_owned()));
         }
         // One database for all that follows: the first connection to each builds its caches anew.
-        let tried =
-            session::connect_somewhere(&seat.run, port, &facts.superuser, database(source)).and_then(|mut client| {
-                let ready: bool = client.query_one("SELECT NOT pg_catalog.pg_is_in_recovery()", &[])?.get(0);
-                Ok((ready, client))
-            });
+        let tried = session::connect_somewhere(&server, database(source)).and_then(|mut client| {
+            let ready: bool = client.query_one("SELECT NOT pg_catalog.pg_is_in_recovery()", &[])?.get(0);
+            Ok((ready, client))
+        });
         match tried {
             Ok((true, client)) => {
                 self.sessions.keep(&seat.run, client);
                 Ok(Readiness::Ready)
             }
             Ok((false, _)) => Ok(Readiness::Starting("replaying the log".to_owned())),
-            Err(error) => Ok(Readiness::Starting(
-                error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned()),
-            )),
+            Err(error) => session::starting(error).map(Readiness::Starting),
         }
     }
 
@@ -453,8 +452,7 @@ impl Engine for PostgresEngine {
     }
 
     fn admit(&self, seat: &Seat, source: &Source, credentials: Option<&Credentials>) -> Result<(), EngineError> {
-        let facts = self.facts_of(seat, source)?;
-        let port = port_of(&seat.data)?;
+        let own = self.server(seat, source)?;
         let hba = seat.data.join("pg_hba.conf");
         let open = fs::read_to_string(&hba).map_err(io("reading a clone's door"))? == settings::host_based(true);
         let server = |source: postgres::Error| EngineError::Server {
@@ -463,10 +461,10 @@ impl Engine for PostgresEngine {
         };
         let mut client = match self.sessions.take(&seat.run) {
             Some(client) => client,
-            None => session::connect_somewhere(&seat.run, port, &facts.superuser, database(source)).map_err(server)?,
+            None => session::connect_somewhere(&own, database(source)).map_err(server)?,
         };
         if !open {
-            admit::cut(&mut client, &seat.run, port, &facts.superuser)?;
+            admit::cut(&mut client, &own)?;
         }
         let Some(who) = credentials else { return Ok(()) };
         admit::let_in(&mut client, who)?;
@@ -477,7 +475,7 @@ impl Engine for PostgresEngine {
         if !open {
             tree::write(&hba, &settings::host_based(true), seat.account.as_ref())?;
             admit::reload(&mut client)?;
-            admit::knock(port, database(source), who, 200)?;
+            admit::knock(&own, database(source), who, 200)?;
         }
         if tree::is_durable(&seat.data)? {
             // Then nothing that was replayed into it is needed again, and it starts with its own settings.
@@ -516,7 +514,6 @@ impl Engine for PostgresEngine {
     }
 
     fn execute(&self, seat: &Seat, source: &Source, statements: &str) -> Result<(), EngineError> {
-        let facts = self.facts_of(seat, source)?;
         let failed = |error: postgres::Error| {
             // The server's own words say which name or sign it is about.
             let source: Box<dyn std::error::Error + Send + Sync> = match error.as_db_error() {
@@ -525,8 +522,8 @@ impl Engine for PostgresEngine {
             };
             EngineError::Server { action: "running statements on a clone".to_owned(), source }
         };
-        let mut client =
-            session::connect(&seat.run, port_of(&seat.data)?, &facts.superuser, database(source)).map_err(failed)?;
+        let server = self.server(seat, source)?;
+        let mut client = session::connect_to_work(&server, database(source)).map_err(failed)?;
         client.batch_execute("SET statement_timeout = '10min'").map_err(failed)?;
         client.batch_execute(statements).map_err(failed)
     }
@@ -560,7 +557,7 @@ impl Engine for PostgresEngine {
     }
 
     fn scrub(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
-        scrub::scrub(&seat.run, port_of(&seat.data)?, &self.facts_of(seat, source)?.superuser)
+        scrub::scrub(&self.server(seat, source)?)
     }
 
     fn scrub_stopped(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
@@ -568,7 +565,7 @@ impl Engine for PostgresEngine {
     }
 
     fn largest(&self, seat: &Seat, source: &Source) -> Result<Vec<(String, u64)>, EngineError> {
-        image::largest(&seat.run, port_of(&seat.data)?, &self.facts_of(seat, source)?.superuser)
+        image::largest(&self.server(seat, source)?)
     }
 
     fn suits(&self, seat: &Seat, source: &Source, content: &ImageContent) -> Result<Vec<Finding>, EngineError> {
@@ -577,7 +574,7 @@ impl Engine for PostgresEngine {
     }
 
     fn reindex(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
-        image::reindex(&seat.run, port_of(&seat.data)?, &self.facts_of(seat, source)?.superuser)
+        image::reindex(&self.server(seat, source)?)
     }
 
     fn hand_over(&self, seat: &Seat, source: &Source, stage: &Stage) -> Result<(), EngineError> {

@@ -9,28 +9,23 @@
 //! anew. A table that is empty now keeps the statistics of what was in it whatever is analyzed, so they go first. The
 //! old segments of the log go when the stopped tree is slimmed.
 
-use std::path::Path;
-
 use postgres::Client;
 
 use super::facts::identifier;
 use super::image::databases;
-use super::session::{connect, connect_somewhere};
+use super::session::{Server, connect_somewhere, connect_to_work};
 use crate::EngineError;
 
-/// Limits that production has set for sessions are not meant for this one.
-const PATIENT: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET default_transaction_read_only = off";
-
 /// Writes all databases anew.
-pub fn scrub(run: &Path, port: u16, user: &str) -> Result<(), EngineError> {
+pub fn scrub(server: &Server) -> Result<(), EngineError> {
     let failed = |source: postgres::Error| EngineError::Server {
         action: "taking out of the files what was changed".to_owned(),
         source: Box::new(source),
     };
-    let mut client = connect_somewhere(run, port, user, "postgres").map_err(failed)?;
+    let mut client = connect_somewhere(server, "postgres").map_err(failed)?;
     refuse_prepared(&mut client)?;
-    for name in databases(run, port, user).map_err(failed)? {
-        let mut client = connect(run, port, user, &name).map_err(failed)?;
+    for name in databases(server).map_err(failed)? {
+        let mut client = connect_to_work(server, &name).map_err(failed)?;
         rewrite(&mut client).map_err(|source| EngineError::Server {
             action: format!("taking out of the files of {} what was changed", identifier(&name)),
             source: Box::new(source),
@@ -57,7 +52,6 @@ fn refuse_prepared(client: &mut Client) -> Result<(), EngineError> {
 }
 
 fn rewrite(client: &mut Client) -> Result<(), postgres::Error> {
-    client.batch_execute(PATIENT)?;
     client.batch_execute("DELETE FROM pg_catalog.pg_statistic")?;
     client.batch_execute("DELETE FROM pg_catalog.pg_statistic_ext_data")?;
     client.batch_execute("ANALYZE")?;

@@ -11,30 +11,89 @@ use postgres::{Client, Config, NoTls};
 
 use crate::EngineError;
 
-/// Connects through the socket in `run`.
-pub fn connect(run: &Path, port: u16, user: &str, database: &str) -> Result<Client, postgres::Error> {
+/// One of Pando's own servers, and who Pando is in it.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// The directory of its socket.
+    pub run: PathBuf,
+    /// Its port.
+    pub port: u16,
+    /// The role that `initdb` made.
+    pub user: String,
+    /// Its major version.
+    pub major: u32,
+}
+
+/// What production set for a database or a role is meant for its users. Pando's own sessions would fail by it: by a
+/// library or a role that is not for them, by a limit of time, by transactions that may not write, or that a standby
+/// does not have. What a connection asks for wins.
+const OWN: [&str; 9] = [
+    "session_preload_libraries=",
+    "local_preload_libraries=",
+    "role=none",
+    "default_transaction_read_only=off",
+    "default_transaction_isolation=read\\ committed",
+    "default_transaction_deferrable=off",
+    "statement_timeout=0",
+    "lock_timeout=0",
+    "idle_in_transaction_session_timeout=0",
+];
+/// The same of later versions, which refuse what they do not know.
+const OWN_SINCE: [(u32, &str); 2] = [(14, "idle_session_timeout=0"), (17, "transaction_timeout=0")];
+/// No statement of Pando's means anything of production's.
+const ALONE: [(u32, &str); 2] = [(0, "search_path=pg_catalog"), (17, "event_triggers=off")];
+
+/// What a session of Pando's own asks for. `alone`: it has nothing to do with what production's users made.
+pub fn options(major: u32, alone: bool) -> String {
+    let later = OWN_SINCE.iter().chain(ALONE.iter().filter(|_| alone));
+    let later = later.filter(|(since, _)| *since <= major).map(|(_, setting)| setting);
+    OWN.iter().chain(later).map(|setting| format!("-c {setting}")).collect::<Vec<_>>().join(" ")
+}
+
+fn open(server: &Server, database: &str, alone: bool) -> Result<Client, postgres::Error> {
     Config::new()
-        .host_path(run)
-        .port(port)
-        .user(user)
+        .host_path(&server.run)
+        .port(server.port)
+        .user(&server.user)
         .dbname(database)
+        .options(&options(server.major, alone))
         .application_name("pando")
         .connect_timeout(Duration::from_secs(5))
         .connect(NoTls)
 }
 
+/// Connects through the server's socket.
+pub fn connect(server: &Server, database: &str) -> Result<Client, postgres::Error> {
+    open(server, database, true)
+}
+
+/// The same for statements of a user's, and for what calls functions of production's: they find names and event triggers
+/// as production's sessions do.
+pub fn connect_to_work(server: &Server, database: &str) -> Result<Client, postgres::Error> {
+    open(server, database, false)
+}
+
 /// Connects to a database, or where it is not there to one that every cluster has.
-pub fn connect_somewhere(run: &Path, port: u16, user: &str, database: &str) -> Result<Client, postgres::Error> {
-    let mut tried = connect(run, port, user, database);
+pub fn connect_somewhere(server: &Server, database: &str) -> Result<Client, postgres::Error> {
+    let mut tried = connect(server, database);
     for other in ["postgres", "template1"] {
         match &tried {
-            Err(error) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => {
-                tried = connect(run, port, user, other);
-            }
+            Err(error) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => tried = connect(server, other),
             _ => break,
         }
     }
     tried
+}
+
+/// What is in the way of a server that is starting. Whatever else it refuses it would refuse for ever.
+pub fn starting(error: postgres::Error) -> Result<String, EngineError> {
+    match error.as_db_error() {
+        None => Ok(error.to_string()),
+        Some(said) if [SqlState::CANNOT_CONNECT_NOW, SqlState::CRASH_SHUTDOWN].contains(said.code()) => {
+            Ok(said.message().to_owned())
+        }
+        Some(_) => Err(EngineError::Server { action: "entering a clone's server".to_owned(), source: Box::new(error) }),
+    }
 }
 
 /// Whether somebody could listen: without the socket's file a try is a waste of time.
@@ -47,26 +106,23 @@ pub fn socket_there(run: &Path, port: u16) -> bool {
 pub struct Sessions(Mutex<HashMap<PathBuf, Client>>);
 
 impl Sessions {
-    /// Uses the kept connection to the server whose socket is in `run`, or a new one.
+    /// Uses the kept connection to a server, or a new one.
     pub fn with<T>(
         &self,
-        run: &Path,
-        port: u16,
-        user: &str,
+        server: &Server,
         work: impl FnOnce(&mut Client) -> Result<T, postgres::Error>,
     ) -> Result<T, EngineError> {
         let failed = |source: postgres::Error| EngineError::Server {
             action: "asking Pando's own server".to_owned(),
             source: Box::new(source),
         };
-        let kept =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(run).filter(|client| !client.is_closed());
-        let mut client = match kept {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&server.run);
+        let mut client = match kept.filter(|client| !client.is_closed()) {
             Some(client) => client,
-            None => connect_somewhere(run, port, user, "postgres").map_err(failed)?,
+            None => connect_somewhere(server, "postgres").map_err(failed)?,
         };
         let answer = work(&mut client).map_err(failed)?;
-        self.keep(run, client);
+        self.keep(&server.run, client);
         Ok(answer)
     }
 
@@ -83,5 +139,56 @@ impl Sessions {
     /// Closes the kept connection, so that the server can stop at once.
     pub fn drop(&self, run: &Path) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_refuses_is_not_starting() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server { run: dir.path().to_owned(), port: 5432, user: "boss".to_owned(), major: 17 };
+        let told = || connect(&server, "shop").map(drop).map_err(starting).unwrap_err();
+        assert!(told().is_ok(), "nobody is there yet");
+        let listener = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
+        let says = |code: &'static str| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    let _ = stream.read(&mut [0; 2000]).unwrap();
+                    let fields = format!("SFATAL\0VFATAL\0C{code}\0Mthe words\0\0");
+                    let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
+                    stream.write_all(&[b"E", &length[..], fields.as_bytes()].concat()).unwrap();
+                });
+                told()
+            })
+        };
+        // Starting up, or again after a crash of another session.
+        for code in ["57P03", "57P02"] {
+            assert_eq!(says(code).ok().as_deref(), Some("the words"), "{code}");
+        }
+        // A library that is not there, a role that may not log in, no room.
+        for code in ["58P01", "28000", "53300"] {
+            let error = says(code).expect_err(code);
+            let words = std::error::Error::source(&error).map(|source| format!("{source} {:?}", source.source()));
+            assert!(words.as_ref().is_some_and(|words| words.contains("the words")), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_asks_for_what_its_server_knows() {
+        for (major, known) in [(13, [false; 3]), (14, [true, false, false]), (17, [true; 3])] {
+            let asked = options(major, true);
+            let later = ["idle_session_timeout=0", "transaction_timeout=0", "event_triggers=off"];
+            assert_eq!(later.map(|name| asked.contains(&format!("-c {name}"))), known, "{asked}");
+        }
+        let work = options(18, false);
+        assert!(work.contains("-c session_preload_libraries= -c") && work.contains("transaction_timeout=0"), "{work}");
+        assert!(!work.contains("search_path") && !work.contains("event_triggers"), "{work}");
     }
 }
