@@ -15,6 +15,7 @@
 //! clone
 //! ```
 
+mod ask;
 pub mod files;
 pub mod mariadb;
 pub mod mysql;

@@ -32,7 +32,7 @@ pub struct Bounds {
 }
 
 impl ToolCommand {
-    /// Runs it to its end within bounds, with `input` on its stdin.
+    /// Runs it to its end within bounds, with `input` on its stdin, or what else it was given there.
     ///
     /// # Errors
     /// As [`ToolCommand::run`]; [`ToolError::Late`] and [`ToolError::Flood`] when it went over its bounds.
@@ -40,7 +40,10 @@ impl ToolCommand {
         let start = |source| ToolError::Start { program: self.program().to_owned(), source };
         let name = self.program().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut command = self.build();
-        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if !input.is_empty() {
+            command.stdin(Stdio::piped());
+        }
+        command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(start)?;
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         feed(&mut child, input);

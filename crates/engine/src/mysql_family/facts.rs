@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::flavor::Flavor;
 use super::install::{Installations, Series, Version, version, words};
-use super::production::query;
+use super::production::{query, query_within};
 use super::wire::identifier;
+use crate::ask::LONG;
 use crate::{EngineError, Finding, Preflight};
 
 /// What is kept of a production server.
@@ -137,7 +138,7 @@ pub fn look<F: Flavor>(
         let what = format!("production is not {make} ({})", found.trim());
         return Ok(other(what, &format!("{}://… instead of {}://…", F::OTHER, F::KIND)));
     }
-    let facts = read(&query(client, account, url, &question::<F>())?);
+    let facts = read(&query_within(client, account, url, LONG, &question::<F>())?);
     let mut findings = versions::<F>(&facts, installations);
     findings.extend(settings::<F>(&facts));
     findings.extend(rights(&facts));
@@ -148,7 +149,7 @@ pub fn look<F: Flavor>(
         bytes: Some(facts.bytes),
         ..Preflight::default()
     };
-    let ask = |sql: &str| query(client, account, url, sql);
+    let ask = |sql: &str| query_within(client, account, url, LONG, sql);
     let files = F::first_copy(installations, &ask, url, &facts, &mut found)?;
     if facts.plain_tables > 0 && !files {
         found.notes.push(format!(

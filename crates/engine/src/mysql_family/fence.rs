@@ -11,8 +11,9 @@ use std::time::Duration;
 use pando_host::{Account, Clock, SystemClock};
 
 use super::install::Installation;
-use super::production::{query, says};
+use super::production::{query, query_within, says};
 use super::wire::literal;
+use crate::ask::PATIENCE;
 use crate::{EngineError, Source};
 
 /// Longest wait for the lock, in seconds: whoever wants to write waits behind it.
@@ -40,7 +41,8 @@ pub fn raise(
     let (mine, owner, url) = (installation.clone(), account.cloned(), source.url.clone());
     // The session ends when the fence is lowered or its time is over: nobody has to wait for this thread.
     std::thread::spawn(move || {
-        let _ = send.send(query(&mine, owner.as_ref(), &url, &sql));
+        let longest = limit.saturating_add(PATIENCE);
+        let _ = send.send(query_within(&mine, owner.as_ref(), &url, longest, &sql));
     });
     loop {
         match receive.try_recv() {

@@ -4,6 +4,7 @@
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, fchown};
+use std::time::Duration;
 
 use pando_host::{Account, ToolError};
 use pando_model::SourceUrl;
@@ -11,6 +12,7 @@ use pando_model::SourceUrl;
 use super::install::{Installation, Programs};
 use super::io as failed;
 use crate::EngineError;
+use crate::ask::{PATIENCE, ask};
 
 /// The address of production as an option file of the clients.
 pub fn options(programs: &Programs, url: &SourceUrl) -> String {
@@ -49,20 +51,26 @@ pub fn query(
     url: &SourceUrl,
     sql: &str,
 ) -> Result<String, EngineError> {
+    query_within(installation, account, url, PATIENCE, sql)
+}
+
+/// The same, where it may take so long.
+pub fn query_within(
+    installation: &Installation,
+    account: Option<&Account>,
+    url: &SourceUrl,
+    time: Duration,
+    sql: &str,
+) -> Result<String, EngineError> {
     let file = unnamed(&options(installation.programs, url), account).map_err(failed("writing an option file"))?;
-    let done = installation
+    let client = installation
         .client()?
         .command()
         .input(file)
         .arg("--defaults-file=/dev/stdin")
         .args(["--connect-timeout=10", "--batch", "--skip-column-names", "--execute", sql])
-        .account(account)
-        .run()
-        .map(|finished| finished.text());
-    done.map_err(|error| EngineError::Server {
-        action: format!("asking production at {url}"),
-        source: Box::new(short(error)),
-    })
+        .account(account);
+    ask(&client, url, time, short)
 }
 
 /// A file in memory that has no name, private to the account: no crash leaves it anywhere.
@@ -95,6 +103,12 @@ pub fn says(error: &EngineError, sign: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use pando_testkit::tools;
+
+    use super::super::install::Installations;
     use super::*;
     use crate::mariadb::Mariadb;
     use crate::mysql::Mysql;
@@ -114,5 +128,40 @@ mod tests {
             assert!(options(programs, &local).contains("socket=\"/run/mysqld/mysqld.sock\"\nprotocol=\"socket\""));
         }
         Ok(())
+    }
+
+    #[test]
+    fn a_production_that_falls_silent_is_given_up() {
+        let extra: Vec<_> = tools::all_mariadb().into_values().chain(tools::mysql()).collect();
+        for (programs, scheme) in [(&Mariadb::PROGRAMS, "mariadb"), (&Mysql::PROGRAMS, "mysql")] {
+            let installations = Installations::find(programs, &extra);
+            let Some(installation) = installations.newest() else {
+                tools::skip("a server of each make");
+                continue;
+            };
+            let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut asked = [0; 2000];
+                // Protocol 10, a thread, a salt, no TLS, a way to log in that needs no more words without a password.
+                let greeting = [
+                    b"\x0a8.4.0\0\x01\0\0\0saltsalt\0\xff\xf7\x2d\x02\0\x08\0\x15".as_slice(),
+                    &[0; 10],
+                    b"saltsaltsalt\0mysql_native_password\0",
+                ]
+                .concat();
+                let length = u8::try_from(greeting.len()).unwrap();
+                stream.write_all(&[&[length, 0, 0, 0], greeting.as_slice()].concat()).unwrap();
+                let _ = stream.read(&mut asked).unwrap();
+                // You are in. Whatever is asked then is read, and that is all.
+                stream.write_all(&[7, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0]).unwrap();
+                while stream.read(&mut asked).is_ok_and(|read| read > 0) {}
+            });
+            let url: SourceUrl = format!("{scheme}://rep@127.0.0.1:{port}/blog").parse().unwrap();
+            let silent = query_within(installation, None, &url, Duration::from_secs(2), "SELECT 1").unwrap_err();
+            let why = std::error::Error::source(&silent).map(ToString::to_string);
+            assert_eq!(why.as_deref(), Some("it has not answered within 2 s"), "{scheme}");
+        }
     }
 }

@@ -7,7 +7,8 @@ use pando_model::SourceUrl;
 use serde::{Deserialize, Serialize};
 
 use super::install::{Installation, Installations, SUPPORTED};
-use super::production::{query, replication};
+use super::production::{query, query_as, replication};
+use crate::ask::LONG;
 use crate::{EngineError, Finding, Preflight};
 
 /// What is kept of a production cluster.
@@ -95,7 +96,9 @@ pub fn look(
     url: &SourceUrl,
 ) -> Result<(Facts, Preflight), EngineError> {
     let client = installations.newest().ok_or_else(|| EngineError::Invalid(installations.words()))?;
-    let answer = query(client, account, url, LOOK)?;
+    // One that never answers is found out before it is asked what may take long.
+    query(client, account, url, "SELECT 1")?;
+    let answer = query_as(&client.tool("psql")?, account, url, ("pando", LONG), LOOK)?;
     let mut facts: Facts = serde_json::from_str(&answer)
         .map_err(|error| EngineError::Invalid(format!("production's answer cannot be read: {error}")))?;
     let mut findings = version_findings(&facts, installations);

@@ -15,6 +15,7 @@ use pando_host::{Clock, SystemClock};
 use super::install::Installation;
 use super::mirror::literal;
 use super::production::{query, query_as};
+use crate::ask::PATIENCE;
 use crate::postgres::PostgresEngine;
 use crate::{EngineError, Source};
 
@@ -45,7 +46,8 @@ pub fn raise(
         (installation.tool("psql")?, engine.account().cloned(), source.url.clone(), name(source));
     // The session ends when the fence is lowered or its time is over: nobody has to wait for this thread.
     std::thread::spawn(move || {
-        let _ = send.send(query_as(&tool, account.as_ref(), &url, &session, &statements));
+        let longest = limit.saturating_add(PATIENCE);
+        let _ = send.send(query_as(&tool, account.as_ref(), &url, (&session, longest), &statements));
     });
     let standing = format!(
         "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = {} AND wait_event = 'PgSleep'",
