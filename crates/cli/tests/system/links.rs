@@ -23,7 +23,7 @@ fn a_link_in_the_place_of_a_clones_file_leads_the_daemon_nowhere() {
     let mut client = RedisClient::connect(view["sources"]["q"]["url"].as_str().unwrap());
     client.run(&["SET", "a", "1"]);
     let dir = format!("{}/appendonlydir", view["sources"]["q"]["path"].as_str().unwrap());
-    let run = |script: &str| shell.sql(&format!("COPY (SELECT 1) TO PROGRAM 'cd {dir} && {script}'"));
+    let run = |script: &str| shell.sql(&format!("COPY (SELECT 1) TO PROGRAM 'cat > /dev/null; cd {dir} && {script}'"));
     run(&format!("f=$(ls *.incr.aof) && mv $f moved && ln -s {} $f", secret.display()));
     let snapshot = stand.daemon.pando(&["snapshot", "r1"]);
     client.run(&["SET", "a", "2"]);

@@ -186,7 +186,7 @@ fn t09_a_tablespace_made_on_production_stops_the_mirror_and_touches_nothing() {
 
     // Where the mirror, on the same machine, would find the same directory.
     let place = stand.production.sockets().join("tablespace");
-    stand.production.psql(&format!("COPY (SELECT 1) TO PROGRAM 'mkdir {}'", place.display()));
+    stand.production.psql(&format!("COPY (SELECT 1) TO PROGRAM 'cat > /dev/null; mkdir {}'", place.display()));
     stand.production.psql(&format!("CREATE TABLESPACE fast LOCATION '{}'", place.display()));
     stand.production.psql("CREATE TABLE far (n int) TABLESPACE fast");
     stand.production.psql("INSERT INTO far VALUES (7)");
