@@ -335,7 +335,9 @@ impl Snapshot {
             self.asked = self.wait_for_log(run, &owner)?;
         }
         let moment = if synced || owner.clone.is_some() || self.fence.is_some() {
-            self.ahead(run, &marks).map_or(self.asked, |ahead| ahead.max(self.asked))
+            // A tree is not rolled back.
+            let held_at = marks.values().filter(|(_, mark)| mark.rolls).filter_map(|(_, mark)| mark.from.time).max();
+            held_at.map_or(self.asked, |held_at| held_at.max(self.asked))
         } else {
             self.reached(run, &owner, &marks)?
         };
@@ -401,25 +403,16 @@ impl Snapshot {
         Ok(reached.unwrap_or(self.asked))
     }
 
-    /// What the trees hold of production at the latest, where its clock is ahead of this machine's: moments are production's,
-    /// and a tree is not rolled back.
-    fn ahead(&self, run: &Run, marks: &BTreeMap<Name, (PoolSnapshotId, pando_engine::Mark)>) -> Option<Timestamp> {
-        let now = run.world.now();
-        let held_at = |(name, (_, mark)): (&Name, &(PoolSnapshotId, pando_engine::Mark))| match mark.from.time {
-            None => run.world.live(&self.owner, name).pulse.through.filter(|through| *through > now),
-            time => time,
-        };
-        marks.iter().filter(|(_, (_, mark))| mark.rolls).filter_map(held_at).max()
-    }
-
     /// With directories the moment is fixed; the log must be complete up to it before it is promised, or there is
     /// no snapshot. Right after a link, or on a busy machine, one look may not be enough: the log's programs take
-    /// seconds to connect. Answers the moment: where production's clock is behind this machine's, what it says.
+    /// seconds to connect. Answers the moment by production's clock, where that is ahead of this machine's or behind it.
     fn wait_for_log(&self, run: &Run, owner: &Owner) -> Done<Timestamp> {
         let mut moment = self.asked;
         for (name, held) in owner.sources.iter().filter(|(_, held)| units::has_log(held.kind)) {
             let through = run.world.live(&owner.id, name).pulse.through;
-            let mut complete = through.is_some_and(|through| through >= self.asked);
+            // With a fence the moment is production's already.
+            let is_ahead = |through: &Timestamp| self.fence.is_none() && *through > run.world.now();
+            let mut complete = through.is_some_and(|through| through >= self.asked && !is_ahead(&through));
             for _ in 0..LOOKS {
                 if complete {
                     break;
@@ -427,7 +420,11 @@ impl Snapshot {
                 let pulse = ask_production(owner, held)?;
                 // Production was asked after the sync began, and the log has reached what it said.
                 complete = pulse.link == Link::Following && pulse.through.is_some();
-                moment = pulse.through.filter(|_| complete).map_or(moment, |through| through.min(moment));
+                if let Some(through) = pulse.through.filter(|_| complete) {
+                    let ahead = through.duration_since(run.world.now());
+                    let then = if is_ahead(&through) { self.asked.checked_add(ahead).ok() } else { None };
+                    moment = then.map_or(through.min(moment), |then| then.max(moment));
+                }
                 let away = pulse.link != Link::Following;
                 run.world.set_live(&owner.id, name, |live| live.pulse = pulse);
                 if away {
