@@ -1,3 +1,5 @@
+//! A hostile or broken server as the client meets it: answers without end, drop by drop, or none.
+
 use std::net::TcpListener;
 use std::thread;
 
