@@ -2,7 +2,8 @@
 //!
 //! For an app with directories the databases are held where they are, the directories are synced, and then
 //! everything is frozen at once: so the databases stand at or before the moment, the files at or after it.
-//! The moment is the beginning of the sync. Without directories it is what the log is complete up to.
+//! The moment is the beginning of the sync, by production's clock. Without directories it is what the log is complete
+//! up to.
 //!
 //! With a fence production's writes are held for some seconds while the directories are synced once more and the logs
 //! are brought up to one second: the cut is exact. Production ends a fence by itself when its time is over; a snapshot
@@ -422,8 +423,10 @@ impl Snapshot {
                 complete = pulse.link == Link::Following && pulse.through.is_some();
                 if let Some(through) = pulse.through.filter(|_| complete) {
                     let ahead = through.duration_since(run.world.now());
-                    let then = if is_ahead(&through) { self.asked.checked_add(ahead).ok() } else { None };
-                    moment = then.map_or(through.min(moment), |then| then.max(moment));
+                    moment = match self.asked.checked_add(ahead) {
+                        Ok(then) if is_ahead(&through) => moment.max(then),
+                        _ => moment.min(through),
+                    };
                 }
                 let away = pulse.link != Link::Following;
                 run.world.set_live(&owner.id, name, |live| live.pulse = pulse);
