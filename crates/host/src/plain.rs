@@ -1,7 +1,8 @@
 //! Files of directories that another account writes to, opened so that no link leads anywhere else: root would follow
 //! one to any file of the machine, also where it was put there between a look and an opening.
 //!
-//! Neither a file nor the directory it lies in may be a link; what lies above those is Pando's own.
+//! Neither a file nor the directory it lies in may be a link; what lies above those is Pando's own. Where a user names a path of
+//! any depth in a tree, [`crate::Beneath`] is the way.
 
 use std::ffi::OsStr;
 use std::fs::File;

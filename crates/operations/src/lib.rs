@@ -16,6 +16,7 @@
 //! | `containers.rs` | clones whose servers run in containers |
 //! | `follow.rs` | the heartbeat: mirrors, schedules, leases |
 //! | `dying.rs` | servers that die soon after every start |
+//! | `doors.rs` | who passes into mirrors, snapshots and clones |
 //! | `views.rs` | what is shown |
 //! | `volumes/` | volumes of container engines |
 //! | `verbs/` | one file per verb |
