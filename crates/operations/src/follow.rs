@@ -20,14 +20,13 @@ use crate::facade::loose_run;
 use crate::fault::{Done, Fault, IntoProblem};
 use crate::journal::{Run, run_now};
 use crate::owner::{Held, Owner};
-use crate::verbs::rebase::Rebase;
 use crate::verbs::remove::Remove;
 use crate::verbs::snapshot::Snapshot;
 use crate::verbs::thin::Thin;
 use crate::verbs::{link, recover_any};
 use crate::volumes::compose;
 use crate::world::{World, thresholds};
-use crate::{moments, units};
+use crate::{anew, moments, units};
 
 /// How often production's log is looked at.
 const PULSE: Duration = Duration::from_millis(300);
@@ -260,19 +259,11 @@ fn lost(world: &World, owner: &Owner, why: &str) -> Done<()> {
     set_state(world, &owner.id, AppState::Rebasing, Some(why.to_owned()))
 }
 
-/// Makes the new first copy, if nobody else is busy with the app.
-fn rebase(world: &Arc<World>, owner: &Owner) -> Done<()> {
-    let names = [owner.name.to_string(), units_of(&owner.name)];
-    let Some(_claim) = world.try_claim(&names, "rebase") else { return Ok(()) };
-    let why = owner.app.problem.clone().unwrap_or_else(|| "an interrupted first copy".to_owned());
-    run_now(world, Rebase::new(world, &owner.app, &why)).map(drop)
-}
-
 /// One look at the schedule. Answers whether the app is still there.
 pub fn keep_once(world: &Arc<World>, id: &OwnerId) -> Done<bool> {
     let Some(owner) = Owner::load(world, id)? else { return Ok(false) };
     match owner.app.state {
-        AppState::Rebasing => return rebase(world, &owner).map(|()| true),
+        AppState::Rebasing => return anew::rebase(world, &owner).map(|()| true),
         AppState::Linking | AppState::Removing | AppState::Detached => return Ok(true),
         _ => {}
     }

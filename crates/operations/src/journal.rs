@@ -53,6 +53,10 @@ pub trait Verb: Serialize + DeserializeOwned + Send + Sized + 'static {
     fn result(&self, _: &World) -> Option<serde_json::Value> {
         None
     }
+    /// Whether this failure was told before: then it is no event once more.
+    fn is_told(&self, _: &World, _: &Problem) -> bool {
+        false
+    }
 }
 
 /// The running operation, as its steps see it.
@@ -293,11 +297,10 @@ impl<V: Verb> Journal<V> {
         }
         self.record.state = OperationState::Failed;
         self.close()?;
-        self.run.world.event(
-            "operation-failed",
-            Some(&self.record.subject),
-            &format!("{} {} failed: {problem}", self.record.word(), self.record.subject),
-        );
+        if !self.verb.is_told(&self.run.world, &problem) {
+            let text = format!("{} {} failed: {problem}", self.record.word(), self.record.subject);
+            self.run.world.event("operation-failed", Some(&self.record.subject), &text);
+        }
         Err(Fault::Problem(problem))
     }
 

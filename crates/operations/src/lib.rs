@@ -15,12 +15,14 @@
 //! | `units.rs` | servers of mirrors and clones |
 //! | `containers.rs` | clones whose servers run in containers |
 //! | `follow.rs` | the heartbeat: mirrors, schedules, leases |
+//! | `anew.rs` | first copies that are made anew |
 //! | `dying.rs` | servers that die soon after every start |
 //! | `doors.rs` | who passes into mirrors, snapshots and clones |
 //! | `views.rs` | what is shown |
 //! | `volumes/` | volumes of container engines |
 //! | `verbs/` | one file per verb |
 
+mod anew;
 mod containers;
 mod doctor;
 mod doors;

@@ -9,6 +9,7 @@
 //! | `tests/claims.rs` | who may do what while somebody else does something; a full pool |
 //! | `tests/hooks.rs` | which hooks run when, and what a failing one leaves |
 //! | `tests/fence.rs` | writes of production held, and let go |
+//! | `tests/anew.rs` | first copies that cannot be made anew at first |
 //! | `tests/heartbeat.rs` | lost mirrors, dead servers, leases |
 //! | `tests/images.rs` | images with data in them, on a server image and a registry that are made up |
 //! | `tests/masking.rs` | what is masked, and what is not |
@@ -17,6 +18,7 @@
 //! | `tests/volumes.rs` | volumes of container engines |
 
 mod agree;
+mod anew;
 mod cases;
 mod claims;
 mod crash;

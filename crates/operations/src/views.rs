@@ -159,7 +159,7 @@ pub fn app(world: &World, owner: &Owner) -> Done<AppView> {
         name: record.name.clone(),
         id: record.id.clone(),
         state: record.state,
-        problem: record.problem.clone(),
+        problem: world.anew.told(&owner.id, record.problem.clone()),
         lag_seconds: lag(world, owner),
         sources,
         policy: record.policy.clone(),

@@ -18,6 +18,7 @@ use pando_pool::PoolDriver;
 use pando_runtime::compose::Projects;
 use pando_runtime::{DockerRuntime, Runtime};
 
+use crate::anew::Anew;
 use crate::dying::Dying;
 use crate::fault::{Done, failed, refused};
 use crate::home::Home;
@@ -81,6 +82,8 @@ pub struct World {
     stopping: AtomicBool,
     /// The streams of operations.
     pub transfers: Transfers,
+    /// First copies that could not be made anew.
+    pub anew: Anew,
 }
 
 #[derive(Clone)]
@@ -149,6 +152,7 @@ impl World {
             bell: (Mutex::new(0), Condvar::new()),
             stopping: AtomicBool::new(false),
             transfers: Transfers::default(),
+            anew: Anew::default(),
         }
     }
 

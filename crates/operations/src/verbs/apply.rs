@@ -187,7 +187,9 @@ impl Apply {
     }
 
     fn record(&mut self, run: &Run) -> Done<()> {
-        self.put(run, &self.fresh)
+        self.put(run, &self.fresh)?;
+        run.world.anew.forget(&OwnerId::App(self.app.id.clone()));
+        Ok(())
     }
 
     fn restore(&mut self, run: &Run) -> Done<()> {

@@ -6,7 +6,7 @@
 //! does. Older snapshots are trees of their own and are not touched.
 
 use pando_catalog::AppRecord;
-use pando_model::{AppId, AppState, HookPoint, Name, OwnerId, UnitId};
+use pando_model::{AppId, AppState, HookPoint, Name, OwnerId, Problem, UnitId};
 use serde::{Deserialize, Serialize};
 
 use super::{link, snapshot};
@@ -43,6 +43,10 @@ impl Verb for Rebase {
 
     fn subject(&self) -> Name {
         self.name.clone()
+    }
+
+    fn is_told(&self, world: &World, problem: &Problem) -> bool {
+        world.anew.is_known(&OwnerId::App(self.app.clone()), &problem.to_string())
     }
 }
 

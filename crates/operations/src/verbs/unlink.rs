@@ -125,6 +125,7 @@ impl Unlink {
 
     fn forget(&mut self, run: &Run) -> Done<()> {
         run.world.drop_live(&self.owner);
+        run.world.anew.forget(&self.owner);
         remove::forget_timeline::<AppRecord>(run, &self.owner)
     }
 }
