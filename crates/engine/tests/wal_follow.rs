@@ -48,7 +48,7 @@ fn dumped(rig: &Rig, dir: &Path, first: Lsn, end: Lsn) -> BTreeMap<Lsn, (&'stati
     let range = ["-s".to_owned(), first.to_string(), "-e".to_owned(), end.to_string()];
     let text =
         rig.primary.tool("pg_waldump").args(["--rmgr=Transaction", "-p"]).arg(dir).args(range).run().unwrap().text();
-    let kinds = ["COMMIT_PREPARED", "ABORT_PREPARED", "COMMIT", "ABORT"];
+    let kinds = ["COMMIT_PREPARED", "ABORT_PREPARED", "COMMIT", "ABORT", "PREPARE"];
     let mut commits = BTreeMap::new();
     for line in text.lines() {
         let lsn = line.split("lsn: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap().parse().unwrap();
@@ -74,6 +74,7 @@ fn cross_check(rig: &Rig, megabytes: u64) -> Vec<Record> {
             let kind = match record.kind {
                 Kind::Commit { .. } => "COMMIT",
                 Kind::Abort { .. } => "ABORT",
+                Kind::Prepare { .. } => "PREPARE",
                 Kind::CommitPrepared { .. } => "COMMIT_PREPARED",
                 Kind::AbortPrepared { .. } => "ABORT_PREPARED",
                 _ => return None,
@@ -125,6 +126,7 @@ fn every_commit_and_abort_is_known() {
     let count = |wanted: fn(&Kind) -> bool| records.iter().filter(|record| wanted(&record.kind)).count();
     assert!(count(|kind| matches!(kind, Kind::Commit { .. })) > 100);
     assert!(count(|kind| matches!(kind, Kind::Abort { .. })) >= 101);
+    assert_eq!(count(|kind| matches!(kind, Kind::Prepare { .. })), 2);
     assert_eq!(count(|kind| matches!(kind, Kind::CommitPrepared { .. })), 1);
     assert_eq!(count(|kind| matches!(kind, Kind::AbortPrepared { .. })), 1);
     assert!(count(|kind| matches!(kind, Kind::Checkpoint { shutdown: false, tli: 1, .. })) >= 1);

@@ -74,6 +74,27 @@ fn t01_the_restartpoint_itself_is_asked_for() {
     assert_eq!(rows(clone), "1");
 }
 
+/// A PREPARE is acknowledged: where nothing follows it, the moment is placed behind it all the same.
+#[test]
+fn t01_a_prepared_transaction_with_no_commit_behind_it() {
+    let Some(bin) = programs_for("t01_a_prepared_transaction_with_no_commit_behind_it") else { return };
+    let mut rig = Rig::new(&bin, 16);
+    rig.primary.sql("create table t(n int);;insert into t values (1)");
+    let (tree, from) = rig.snapshot("snap");
+    let before = time_of(&rig.primary);
+    pause(5);
+    rig.primary.sql("begin;insert into t values (2);prepare transaction 'p'");
+    let lsn = rig.primary.lsn();
+    let after = time_of(&rig.primary);
+    until("the log has it", || rig.log.advance().unwrap().end >= lsn);
+    for (time, expected) in [(before, "0"), (after, "1"), (after + SignedDuration::from_hours(1), "1")] {
+        let to = rig.locate(&from, Want::Time(time)).unwrap();
+        let clone = rig.clone_at(&tree, &from, &to);
+        assert_eq!(clone.sql("select count(*) from pg_prepared_xacts where gid = 'p'"), expected, "{time}");
+        assert_eq!(rows(clone), "1");
+    }
+}
+
 /// Restore points as heartbeats, and records of every other kind, do not move a time.
 #[test]
 fn t02_restore_points_are_no_commits() {

@@ -21,6 +21,20 @@ fn is(copy: &Copy, sql: &str, wanted: &str) {
     assert_eq!(copy.sql(sql), wanted, "{sql}");
 }
 
+/// Waits until every snapshot of the timeline is prepared.
+fn all_prepared(stand: &Stand) {
+    let prepared = || {
+        let timeline = stand.json(&["timeline", "shop"]);
+        timeline["snapshots"].as_array().unwrap().iter().all(|one| one["prepared"] == true)
+    };
+    assert!(
+        wait_until(Duration::from_secs(120), prepared),
+        "{}\n{}",
+        stand.json(&["timeline", "shop"]),
+        stand.daemon.log()
+    );
+}
+
 #[test]
 fn t08_t18_t19_t20_t22_t23_t25_an_odd_production_has_clones_like_any_other() {
     // Made by the server's own account, below a folder that anybody may write to.
@@ -145,16 +159,7 @@ fn what_production_set_for_its_databases_is_for_its_users() {
     // From a moment that is recovered for it, and from a snapshot that is prepared.
     let copy = stand.copy("shop@now", "now");
     stand.json(&["snapshot", "shop"]);
-    let prepared = || {
-        let timeline = stand.json(&["timeline", "shop"]);
-        timeline["snapshots"].as_array().unwrap().iter().all(|one| one["prepared"] == true)
-    };
-    assert!(
-        wait_until(Duration::from_secs(120), prepared),
-        "{}\n{}",
-        stand.json(&["timeline", "shop"]),
-        stand.daemon.log()
-    );
+    all_prepared(&stand);
     let latest = stand.copy("shop", "latest");
     for copy in [&copy, &latest] {
         // Production's library is not here, and its users' sessions ask for it; Pando's superuser may do without.
@@ -173,6 +178,42 @@ fn what_production_set_for_its_databases_is_for_its_users() {
     }
     // The mirror was asked all the time.
     assert_eq!(stand.json(&["show", "shop"])["state"], "following");
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    stand.end(&[]);
+}
+
+/// A two-phase commit: what was prepared is acknowledged, though no commit stands behind it in the log.
+#[test]
+fn what_production_has_prepared_is_in_clones() {
+    let Some(stand) = Stand::of(with(&["max_prepared_transactions = 5"])) else { return };
+    let production = &stand.production;
+    production.psql("CREATE TABLE paid (n int)");
+    stand.link(&["--snapshot-every", "1h"]);
+    production.psql("BEGIN; INSERT INTO paid VALUES (1); PREPARE TRANSACTION 'order-1'");
+    let now = stand.copy("shop@now", "now");
+    let second =
+        production.psql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
+    stand.json(&["snapshot", "shop"]);
+    all_prepared(&stand);
+    let latest = stand.copy("shop@latest", "latest");
+    // Behind that second it is prepared no more.
+    production.psql("COMMIT PREPARED 'order-1'");
+    let later = stand.copy("shop@now", "later");
+    let then = stand.copy(&format!("shop@{second}"), "then");
+    let prepared = "SELECT coalesce(string_agg(gid, ','), '') FROM pg_prepared_xacts";
+    for copy in [&now, &latest, &then] {
+        is(copy, prepared, "order-1");
+        is(copy, "SELECT count(*) FROM paid", "0");
+        // It can be ended in the clone as in production.
+        copy.sql("COMMIT PREPARED 'order-1'");
+        is(copy, "SELECT n FROM paid", "1");
+    }
+    is(&later, prepared, "");
+    is(&later, "SELECT n FROM paid", "1");
+    for name in ["now", "latest", "later", "then"] {
+        stand.json(&["rm", name]);
+    }
     stand.json(&["unlink", "shop"]);
     stand.nothing_left();
     stand.end(&[]);

@@ -55,6 +55,11 @@ pub enum Kind {
         /// When.
         time: Timestamp,
     },
+    /// A transaction was prepared: from then on it is there, whatever becomes of it, and of the server.
+    Prepare {
+        /// When.
+        time: Timestamp,
+    },
     /// A prepared transaction committed.
     CommitPrepared {
         /// When.
@@ -86,12 +91,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The time that `recovery_target_time` is compared with: commits and aborts have one, nothing else does
-    /// (T-2, `getRecordTimestamp` and `recoveryStopsBefore` in `xlogrecovery.c`).
+    /// The time that a moment is compared with. Commits and aborts have one, as for `recovery_target_time` (T-2,
+    /// `getRecordTimestamp` and `recoveryStopsBefore` in `xlogrecovery.c`). So does the PREPARE of a two-phase
+    /// commit, which PostgreSQL's own target passes by: what was acknowledged by it is part of the moment.
     pub fn stop_time(&self) -> Option<Timestamp> {
         match self {
             Self::Commit { time }
             | Self::Abort { time }
+            | Self::Prepare { time }
             | Self::CommitPrepared { time }
             | Self::AbortPrepared { time } => Some(*time),
             _ => None,
@@ -292,11 +299,14 @@ fn align(length: u64) -> u64 {
 
 /// `None`: a record that must hold a time or position does not. Then nothing behind it can be trusted.
 fn kind(manager: u8, info: u8, data: &[u8], version: u32) -> Option<Kind> {
-    let time = || u64_at(main_data(data, version)?, 0).map(|bits| timestamp(bits.cast_signed()));
+    let time_at = |at| u64_at(main_data(data, version)?, at).map(|bits| timestamp(bits.cast_signed()));
+    let time = || time_at(0);
     Some(match (manager, info) {
         // The operation is in XLOG_XACT_OPMASK (`xact.h`).
         (RM_XACT, info) => match info & 0x70 {
             0x00 => Kind::Commit { time: time()? },
+            // `prepared_at` of `xl_xact_prepare`.
+            0x10 => Kind::Prepare { time: time_at(16)? },
             0x20 => Kind::Abort { time: time()? },
             0x30 => Kind::CommitPrepared { time: time()? },
             0x40 => Kind::AbortPrepared { time: time()? },

@@ -81,9 +81,10 @@ fn every_kind_is_told() {
     let mut forge = Forge::new(3);
     let time = at(5);
     let micros = (time.as_microsecond() - 946_684_800_000_000).to_le_bytes();
-    for info in [0x00, 0x10, 0x20, 0x30, 0xC0, 0x50, 0x60] {
+    for info in [0x00, 0x20, 0x30, 0xC0, 0x50, 0x60] {
         forge.put(1, info, &micros, None);
     }
+    forge.put(1, 0x10, &[&[0; 16], &micros[..]].concat(), None);
     let mut checkpoint = 77_u64.to_le_bytes().to_vec();
     checkpoint.extend([4, 0, 0, 0, 3, 0, 0, 0]);
     for info in [0x00, 0x10, 0x60, 0x90, 0x70] {
@@ -96,12 +97,12 @@ fn every_kind_is_told() {
         kinds,
         [
             commit,
-            other,
             abort,
             Kind::CommitPrepared { time },
             Kind::AbortPrepared { time },
             other,
             other,
+            Kind::Prepare { time },
             checkpoint(true),
             checkpoint(false),
             Kind::ParameterChange,
