@@ -8,6 +8,7 @@ use clap::Args;
 use pando_model::{
     ErrorKind, ExportRequest, ImportRequest, Name, OperationState, OperationView, Problem, Profile, StepState,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::clone::profiles;
 use super::{Begun, of_clone, reader};
@@ -60,12 +61,12 @@ pub(super) async fn take(
     file: Option<&Path>,
 ) -> Done<OperationView> {
     let out: Box<dyn Write> = match file {
-        Some(file) => Box::new(File::create_new(part(file)).map_err(|error| cannot_write(file, &error))?),
+        Some(file) => Box::new(File::create_new(part(file)).map_err(|error| cannot_make(file, &error))?),
         None => Box::new(io::stdout().lock()),
     };
     let ended = tokio::select! {
         ended = fetch(context, begin, out, file) => ended,
-        _ = tokio::signal::ctrl_c() => Err(Error::Quiet(130)),
+        code = interrupted() => Err(Error::Quiet(code)),
     };
     if let (Err(_), Some(file)) = (&ended, file) {
         // What is not whole does not stay; that it cannot be removed changes nothing about the error.
@@ -74,10 +75,33 @@ pub(super) async fn take(
     ended
 }
 
+/// Waits for whatever ends this program in good order, and answers its exit code.
+async fn interrupted() -> u8 {
+    let ends = |kind| async move {
+        match signal(kind) {
+            Ok(mut heard) => heard.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = ends(SignalKind::interrupt()) => 130,
+        _ = ends(SignalKind::terminate()) => 143,
+        _ = ends(SignalKind::hangup()) => 129,
+    }
+}
+
 fn part(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".part");
     name.into()
+}
+
+fn cannot_make(file: &Path, error: &io::Error) -> Error {
+    if error.kind() != io::ErrorKind::AlreadyExists {
+        return cannot_write(file, error);
+    }
+    let text = format!("{} is there already: another program writes it, or one was killed", part(file).display());
+    Problem::new(ErrorKind::Refused, text).hint("if nobody writes it, remove it").into()
 }
 
 fn cannot_write(file: &Path, error: &io::Error) -> Error {

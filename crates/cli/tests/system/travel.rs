@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use pando_testkit::{Daemon, Docker, Image, MariadbProduction, RedisClient, RedisProduction, mariadb_at};
+use pando_testkit::{Daemon, Docker, Image, MariadbProduction, RedisClient, RedisProduction, mariadb_at, wait_until};
 
 use serde_json::Value;
 
@@ -306,6 +307,66 @@ fn a_volume_and_a_containers_directory_are_adopted() {
     assert!(said(&adopt(&["no", "web:/etc"]), 4, &["adopt"]).contains("lies in no volume"));
     docker.run(&["exec", "web", "/bin/sh", "-c", "echo 15 > /srv/data/PG_VERSION"]);
     assert!(said(&adopt(&["no", "uploads"]), 4, &["adopt"]).contains("postgres://"));
+}
+
+/// Waits until the operation is at that step.
+fn wait_step(stand: &Stand, verb: &str, step: &str) {
+    let begun = |one: &Value| one["name"] == step && one["state"] == "begun";
+    let there = || {
+        let ops = stand.json(&["ops"]);
+        let mut running = ops.as_array().unwrap().iter().filter(|one| one["verb"] == verb && one["state"] == "running");
+        running.any(|one| one["steps"].as_array().unwrap().iter().any(begun))
+    };
+    assert!(wait_until(Duration::from_secs(60), there), "{}", stand.json(&["ops"]));
+}
+
+#[test]
+fn what_an_archive_or_an_image_is_made_of_stays_until_it_is_made() {
+    let points = "export.prepare.before=delay:3000;export.stream.before=delay:3000;image-build.pack.before=delay:3000";
+    let Some(stand) = Stand::with_env(&[("PANDO_FAILPOINTS", points)]) else { return };
+    stand.production.psql("CREATE TABLE note AS SELECT generate_series(1, 3000) AS id");
+    std::fs::write(stand.files().join("logo"), "png").unwrap();
+    stand.link_both(&[]);
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("dev.tar");
+    let exports = |of: &str, to: &Path| {
+        command(&stand.daemon, &["export", of, "--output", to.to_str().unwrap()]).spawn().unwrap()
+    };
+    stand.copy("shop", "dev");
+    let mut export = exports("dev", &file);
+    for step in ["prepare", "stream"] {
+        wait_step(&stand, "export", step);
+        let said = stand.fails(4, &["rm", "dev"]);
+        assert!(said.contains("dev is busy: export is running (op-") && said.contains("hint: wait for it"), "{said}");
+        stand.json(&["lease", "dev", "--for", "1s"]);
+    }
+    assert!(export.wait().unwrap().success());
+    let gone = || stand.daemon.pando(&["show", "dev"]).status.code() == Some(3);
+    assert!(wait_until(Duration::from_secs(60), gone), "{}", stand.daemon.log());
+    let events = stand.events();
+    assert!(events.contains("lease-waits") && events.contains("dev is busy: export is running"), "{events}");
+    let back = Copy(stand.json(&["import", file.to_str().unwrap(), "back"]));
+    assert_eq!(back.sql("SELECT count(*) FROM note"), "3000");
+
+    let mut build = command(&stand.daemon, &["image", "build", "back", "back:1", "--source", "files", "--no-load"]);
+    let mut build = build.stdout(Stdio::null()).spawn().unwrap();
+    wait_step(&stand, "image-build", "pack");
+    let said = stand.fails(4, &["rm", "back"]);
+    assert!(said.contains("back is busy: image-build is running (op-"), "{said}");
+    assert!(build.wait().unwrap().success());
+    stand.json(&["rm", "back"]);
+
+    // An app stays, too; and what is not whole does not, however the program that writes it ends.
+    let mut export = exports("shop", &file.with_extension("2"));
+    wait_step(&stand, "export", "stream");
+    let said = stand.fails(4, &["unlink", "shop"]);
+    assert!(said.contains("shop is busy: export is running (op-"), "{said}");
+    let said = stand.fails(4, &["export", "shop", "--output", file.with_extension("2").to_str().unwrap()]);
+    assert!(said.contains("dev.2.part is there already"), "{said}");
+    Command::new("kill").arg(export.id().to_string()).status().unwrap();
+    assert_eq!(export.wait().unwrap().code(), Some(143));
+    assert_eq!(entries(dir.path()), ["dev.tar"]);
+    stand.end(&[]);
 }
 
 fn command(daemon: &Daemon, args: &[&str]) -> Command {

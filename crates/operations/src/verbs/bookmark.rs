@@ -6,11 +6,11 @@
 //! The snapshot that may be made has its id from birth; undo destroys it.
 
 use pando_catalog::{BookmarkRecord, Record, SnapshotRecord};
-use pando_model::{AppState, CloneState, Moment, Name, OwnerId, SnapshotId};
+use pando_model::{Moment, Name, OwnerId, SnapshotId};
 use serde::{Deserialize, Serialize};
 
 use super::prepare::Prepare;
-use super::remove::trees_of;
+use super::remove::{refuse_removing, trees_of};
 use super::snapshot::Snapshot;
 use crate::fault::{Done, Fault, failed, not_found, refused};
 use crate::journal::{Run, Step, Verb, run_now};
@@ -71,13 +71,7 @@ impl Bookmark {
 
     fn make(&mut self, run: &Run) -> Done<()> {
         let owner = Owner::named(&run.world, &self.name)?;
-        let going = match &owner.clone {
-            Some(clone) => clone.state == CloneState::Removing,
-            None => owner.app.state == AppState::Removing,
-        };
-        if going {
-            return Err(refused(format!("{} is being removed", self.name)).into());
-        }
+        refuse_removing(&owner)?;
         self.pin = Some(run.world.pin(&owner.id));
         if run.world.catalog.get::<SnapshotRecord>(self.fresh.as_str())?.is_some_and(|made| made.complete) {
             self.snapshot = Some(self.fresh.clone());

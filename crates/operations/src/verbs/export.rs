@@ -12,7 +12,7 @@ use pando_model::{Moment, Name, SnapshotId, SourceUrl, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use super::prepare::{Prepare, is_prepared};
-use super::{provision, renew};
+use super::{provision, remove, renew};
 use crate::fault::{Done, Fault, failed};
 use crate::journal::{Run, Step, Verb, keep};
 use crate::moments::{self, Plan};
@@ -82,11 +82,7 @@ impl Export {
     }
 
     fn resolve(&mut self, run: &Run) -> Done<()> {
-        let owner = Owner::named(&run.world, &self.name)?;
-        let _claim = match &owner.clone {
-            Some(_) => Some(run.world.claim(&[owner.name.to_string()], "export", false)?),
-            None => None,
-        };
+        let (owner, _claim) = remove::needed(run, &self.name, "export")?;
         self.pin = Some(run.world.pin(&owner.id));
         let plan = moments::resolve(run, &owner, &self.moment.clone().unwrap_or(Moment::Latest))?;
         // A masked one was prepared with what was changed still in its files.

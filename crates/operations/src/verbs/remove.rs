@@ -10,13 +10,15 @@ use pando_model::{AppState, CloneState, HookPoint, Name, OperationState, OwnerId
 use serde::{Deserialize, Serialize};
 
 use super::bookmark::Bookmark;
+use super::export::Export;
+use super::image::ImageBuild;
 use super::provision;
 use crate::fault::{Done, Fault, refused};
 use crate::hooks;
 use crate::journal::{Run, Step, Verb, keep};
 use crate::owner::Owner;
 use crate::volumes::compose;
-use crate::world::World;
+use crate::world::{Claim, World};
 use crate::{units, volumes};
 
 /// A clone going away.
@@ -51,7 +53,7 @@ impl Verb for Remove {
 }
 
 impl Remove {
-    /// A clone to be removed. Refused while it has clones of its own.
+    /// A clone to be removed. Refused while it has clones of its own, and while something is made of it.
     pub fn new(world: &World, clone: Name) -> Done<Self> {
         let owner = Owner::named(world, &clone)?;
         let record = owner.clone_record()?;
@@ -67,6 +69,7 @@ impl Remove {
                 .hint(format!("remove them first: pando rm {}", children.join(" ")))
                 .into());
         }
+        refuse_while_needed(world, &clone)?;
         // A project of its own is stopped for it.
         if record.compose.is_none() {
             volumes::refuse_in_use(world, record, &record.sources)?;
@@ -108,7 +111,7 @@ impl Remove {
         if let Some(mut record) = self.record(run)? {
             record.state = CloneState::Removing;
             run.world.catalog.note(&record)?;
-            refuse_while_bookmarked(&run.world, &self.clone)?;
+            refuse_while_needed(&run.world, &self.clone)?;
             // Nobody mounts it from here on: who does not see it now will not.
             volumes::refuse_in_use(&run.world, &record, &record.sources)?;
             volumes::refuse_former_in_use(&run.world, &record)?;
@@ -168,16 +171,40 @@ impl Remove {
     }
 }
 
-/// Refuses while a bookmark of the name is being set, which may be making a snapshot. Called once the record
-/// says `removing`: whoever sets one later sees that.
-pub fn refuse_while_bookmarked(world: &World, name: &Name) -> Done<()> {
+/// Refuses while something is being made of the name: a bookmark, an archive, an image. Called once the record says
+/// `removing`: whoever begins later sees that.
+pub fn refuse_while_needed(world: &World, name: &Name) -> Done<()> {
+    const NEED: [&str; 3] = [Bookmark::WORD, Export::WORD, ImageBuild::WORD];
     let running: Vec<OperationRecord> = world.catalog.of(OperationState::Running.as_str())?;
-    if running.iter().any(|other| other.verb == Bookmark::WORD && other.subject == *name) {
-        return Err(refused(format!("{name} is busy: bookmark is running"))
-            .hint("wait for it (`pando ops`), then try again")
-            .into());
+    match running.iter().find(|other| NEED.contains(&other.verb.as_str()) && other.subject == *name) {
+        Some(other) => Err(refused(format!("{name} is busy: {} is running ({})", other.word(), other.id))
+            .hint("wait for it (`pando ops`), or end the program that began it; then try again")
+            .into()),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The owner of a name that something is made of. A clone is claimed, until the plan is made. What is being removed is
+/// refused; what is not cannot be, once the operation that calls this is born.
+pub fn needed(run: &Run, name: &Name, by: &str) -> Done<(Owner, Option<Claim>)> {
+    let world = &run.world;
+    let claim = match world.catalog.owner(name)? {
+        Some(OwnerId::Clone(_)) => Some(world.claim(&[name.to_string()], by, false)?),
+        _ => None,
+    };
+    // Read behind the claim: it may have gone before.
+    let owner = Owner::named(world, name)?;
+    refuse_removing(&owner)?;
+    Ok((owner, claim))
+}
+
+/// Refuses what is being removed.
+pub fn refuse_removing(owner: &Owner) -> Done<()> {
+    let removing = match &owner.clone {
+        Some(clone) => clone.state == CloneState::Removing,
+        None => owner.app.state == AppState::Removing,
+    };
+    if removing { Err(refused(format!("{} is being removed", owner.name)).into()) } else { Ok(()) }
 }
 
 /// All trees of an owner's snapshots, whole or not.

@@ -42,13 +42,14 @@ impl Verb for Unlink {
 }
 
 impl Unlink {
-    /// An app to be removed. Refused while it has clones.
+    /// An app to be removed. Refused while it has clones, and while something is made of it.
     pub fn new(world: &World, app: Name) -> Done<Self> {
         let owner = Owner::named(world, &app)?;
         if owner.clone.is_some() {
             return Err(not_found(format!("{app} is a clone, not an app")).hint(format!("pando rm {app}")).into());
         }
         refuse_with_clones(world, &owner)?;
+        remove::refuse_while_needed(world, &app)?;
         Ok(Self {
             app,
             owner: owner.id.clone(),
@@ -69,7 +70,7 @@ impl Unlink {
             // Whoever reserved a clone before this is seen here; whoever comes later sees `removing`.
             let owner = Owner::of_app(&run.world, record)?;
             refuse_with_clones(&run.world, &owner)?;
-            remove::refuse_while_bookmarked(&run.world, &self.app)?;
+            remove::refuse_while_needed(&run.world, &self.app)?;
             self.trees = remove::trees(&run.world, &self.owner)?;
         }
         Ok(())

@@ -41,7 +41,7 @@ use crate::owner::Owner;
 use crate::units::{self, CLONE_USER};
 use crate::verbs::clone::Clone;
 use crate::verbs::prepare::Prepare;
-use crate::verbs::provision;
+use crate::verbs::{provision, remove};
 use crate::world::{Claim, Pin, World};
 
 /// An image in the making.
@@ -178,11 +178,7 @@ impl ImageBuild {
 
     fn resolve(&mut self, run: &Run) -> Done<()> {
         let world = &run.world;
-        let mut owner = Owner::named(world, &self.name.name)?;
-        let _claim = match &owner.clone {
-            Some(_) => Some(world.claim(&[owner.name.to_string()], "image build", false)?),
-            None => None,
-        };
+        let (mut owner, _claim) = remove::needed(run, &self.name.name, "image build")?;
         self.pin = Some(world.pin(&owner.id));
         let mut plan = moments::resolve(run, &owner, &self.moment)?;
         provision::readable(world, &owner, &plan)?;
