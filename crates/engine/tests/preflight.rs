@@ -54,3 +54,22 @@ fn t14_a_production_that_sorts_by_another_library_or_locale_is_named() {
     assert!(found.iter().any(|(what, fatal)| what.contains("xx_YY.UTF-8") && *fatal), "{found:?}");
     assert!(found.iter().any(|(what, fatal)| what.contains("glibc 2.17") && !fatal), "{found:?}");
 }
+
+#[test]
+fn t15_libraries_of_sessions_that_are_not_here_are_named() {
+    let Some(bin) = tools::newest_postgres() else {
+        tools::skip("a PostgreSQL server");
+        return;
+    };
+    let production = Production::start(&bin, ProductionOptions::default());
+    let engine = PostgresEngine::new(Installations::find(&[]), None);
+    let notes = || engine.preflight(&production.url("postgres").parse().unwrap()).unwrap().notes.join("\n");
+    production.psql("CREATE ROLE app");
+    production.psql("CREATE DATABASE shop");
+    production.psql("ALTER DATABASE shop SET session_preload_libraries = 'auto_explain'");
+    assert!(!notes().contains("clones refuse"), "{}", notes());
+    production.psql("ALTER ROLE app SET session_preload_libraries = 'auto_explain', far_away");
+    production.psql("ALTER ROLE app IN DATABASE shop SET local_preload_libraries = 'far_plugin'");
+    let named = "clones refuse them: far_away (session_preload_libraries), far_plugin (local_preload_libraries);";
+    assert!(notes().contains(named), "{}", notes());
+}

@@ -119,8 +119,40 @@ fn a_production_with_many_origins_and_without_a_database_of_the_usual_name_has_c
     is(&copy, "SELECT count(*) FROM pg_replication_origin_status", "30");
     copy.sql("CREATE TABLE own (n int)");
     stand.json(&["snapshot", "copy"]);
+    // Pando looks at its log all the time, and is in nobody's way.
+    copy.sql("CREATE DATABASE fresh");
+    let fresh = copy.url().replace("/shop", "/fresh");
+    sql_at(&fresh, "DROP DATABASE shop").unwrap();
+    sql_at(&fresh, "CREATE DATABASE shop").unwrap();
     stand.copy("shop", "plain");
     assert_eq!(stand.json(&["promote", "plain"])["record"], true);
+    stand.end(&[]);
+}
+
+#[test]
+fn a_production_whose_usual_database_is_closed_has_clones() {
+    let Some(stand) = Stand::new() else { return };
+    let production = &stand.production;
+    production.psql("CREATE DATABASE shop");
+    production.psql_in("shop", "CREATE TABLE kept AS SELECT 7 AS n");
+    production.psql_in("shop", "ALTER DATABASE postgres ALLOW_CONNECTIONS false");
+    stand.json(&["link", "shop", &format!("db={}", production.url("shop")), "--snapshot-every", "1h"]);
+    let copy = stand.copy_with("shop@now", "copy", &["--record"]);
+    is(&copy, "SELECT n FROM kept", "7");
+    is(&copy, "SELECT datallowconn FROM pg_database WHERE datname = 'postgres'", "f");
+    copy.sql("CREATE TABLE own (n int)");
+    let empty = copy.sql("SELECT pg_current_wal_lsn()");
+    copy.sql("INSERT INTO own VALUES (1)");
+    stand.json(&["snapshot", "copy"]);
+    stand.copy("copy@now", "second");
+    // Without the database that was linked, too, Pando finds its way in.
+    copy.sql("CREATE DATABASE fresh");
+    sql_at(&copy.url().replace("/shop", "/fresh"), "DROP DATABASE shop").unwrap();
+    stand.json(&["stop", "copy"]);
+    stand.json(&["start", "copy"]);
+    assert_eq!(stand.copy_state("copy"), "running");
+    stand.json(&["rewind", &format!("copy@lsn:{empty}")]);
+    is(&stand.show("copy"), "SELECT count(*) FROM own", "0");
     stand.end(&[]);
 }
 

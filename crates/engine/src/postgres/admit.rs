@@ -12,7 +12,7 @@ use postgres_protocol::password::scram_sha_256;
 use ring::{digest, hmac, pbkdf2};
 
 use super::facts::identifier;
-use super::session::{Server, connect, options};
+use super::session::{Server, connect, no_way_in, options};
 use crate::{Credentials, EngineError};
 
 fn failed(action: &str) -> impl Fn(postgres::Error) -> EngineError + '_ {
@@ -164,8 +164,8 @@ pub fn knock(server: &Server, database: &str, who: &Credentials, attempts: u32) 
     loop {
         match attempt() {
             Ok(_) => return Ok(()),
-            // Let in, but at this moment the database was not there.
-            Err(error) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => return Ok(()),
+            // Let in, but at this moment the database was not there, or is closed.
+            Err(error) if no_way_in(&error) => return Ok(()),
             Err(error) if left == 0 => return Err(failed("asking a clone a first query")(error)),
             Err(_) => left -= 1,
         }

@@ -31,6 +31,8 @@ pub struct Facts {
     pub bytes: u64,
     /// Extensions of the linked database.
     pub extensions: Vec<String>,
+    /// Libraries that sessions of some databases or roles load: `session_preload_libraries=far_away`.
+    pub session_libraries: Vec<String>,
     unlogged: u64,
     tablespaces: Vec<String>,
     role: String,
@@ -75,12 +77,14 @@ SELECT json_build_object(
   'settings', (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN (
      'max_connections','max_worker_processes','max_wal_senders','max_prepared_transactions',
      'max_locks_per_transaction','max_replication_slots','max_active_replication_origins','wal_level',
-     'shared_preload_libraries',
+     'shared_preload_libraries','session_preload_libraries','local_preload_libraries',
      'TimeZone','DateStyle','IntervalStyle','default_text_search_config','search_path','bytea_output',
      'max_slot_wal_keep_size','wal_segment_size','track_commit_timestamp')),
   'bytes', (SELECT coalesce(sum(pg_database_size(oid)), 0) FROM pg_database
             WHERE has_database_privilege(oid, 'CONNECT')),
   'extensions', (SELECT coalesce(json_agg(extname ORDER BY extname), '[]') FROM pg_extension),
+  'session_libraries', (SELECT coalesce(json_agg(DISTINCT set), '[]') FROM pg_db_role_setting, unnest(setconfig) set
+                        WHERE set ~ '^(session|local)_preload_libraries='),
   'unlogged', (SELECT count(*) FROM pg_class WHERE relpersistence = 'u' AND relkind = 'r'),
   'tablespaces', (SELECT coalesce(json_agg(spcname), '[]') FROM pg_tablespace
                   WHERE spcname NOT IN ('pg_default', 'pg_global')),

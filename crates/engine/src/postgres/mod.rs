@@ -5,9 +5,10 @@
 //! |---|---|
 //! | `install.rs` | which majors this machine has |
 //! | `production.rs`, `facts.rs` | talking to production, and what preflight learns |
-//! | `mirror.rs` | first copy, standby, receiver, how far we are |
+//! | `mirror.rs`, `mark.rs` | first copy, standby, receiver, how far we are; what a snapshot is worth |
 //! | `wal/` | the log: records, index from time to position, segments for a replay |
 //! | `tree.rs`, `settings.rs`, `control.rs` | a tree's files |
+//! | `libraries.rs` | which of production's libraries are loaded in clones |
 //! | `fence.rs` | writes of production held for an exact cut |
 //! | `session.rs`, `admit.rs` | inside Pando's own servers |
 //! | `image.rs` | servers in containers |
@@ -20,6 +21,8 @@ mod facts;
 mod fence;
 mod image;
 mod install;
+mod libraries;
+mod mark;
 mod mirror;
 mod production;
 mod scrub;
@@ -37,7 +40,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use pando_host::{Account, Clock, SystemClock, Tool};
-use pando_model::{DoctorItem, EngineKind, Lsn, SettingChange, SourceUrl};
+use pando_model::{DoctorItem, EngineKind, SettingChange, SourceUrl};
 
 use self::facts::Facts;
 pub use self::install::{Installation, Installations};
@@ -113,7 +116,8 @@ impl PostgresEngine {
 
     fn server(&self, seat: &Seat, source: &Source) -> Result<Server, EngineError> {
         let Facts { superuser: user, major, .. } = self.facts_of(seat, source)?;
-        Ok(Server { run: seat.run.clone(), port: port_of(&seat.data)?, user, major })
+        let linked = database(source).to_owned();
+        Ok(Server { run: seat.run.clone(), port: port_of(&seat.data)?, user, major, linked })
     }
 
     /// The log at a path, opened once: it remembers how far it has read.
@@ -194,13 +198,7 @@ impl Engine for PostgresEngine {
     fn preflight(&self, url: &SourceUrl) -> Result<Preflight, EngineError> {
         let (facts, mut preflight) = facts::look(&self.installations, self.account(), url)?;
         if let Ok(installation) = self.installations.of(facts.major) {
-            let (_, left_out) = settings::preload(&facts, installation);
-            if !left_out.is_empty() {
-                preflight.notes.push(format!(
-                    "not loaded in clones: {} (schedulers, or libraries this machine lacks)",
-                    left_out.join(", ")
-                ));
-            }
+            preflight.notes.extend(libraries::notes(&facts, installation));
         }
         Ok(preflight)
     }
@@ -273,56 +271,7 @@ impl Engine for PostgresEngine {
         asked: Timestamp,
         clone: bool,
     ) -> Result<Mark, EngineError> {
-        let (_, installation) = self.installation(seat, source)?;
-        let log = self.log(&seat.log)?;
-        let from = Point { epoch: 0, timeline: 0, lsn: Lsn(0), time: Some(asked) };
-        let still = Mark { from, at: asked, rolls: false };
-        let Some(epoch) = log.current_epoch() else { return Ok(still) };
-        let (minimum, timeline) = if clone {
-            let server = self.server(seat, source)?;
-            // One that was stopped tells no position, and needs no log: all it had is in its tree.
-            if !socket_there(&seat.run, server.port) {
-                return Ok(still);
-            }
-            let failed = |source: postgres::Error| EngineError::Server {
-                action: "asking a clone for its position".to_owned(),
-                source: Box::new(source),
-            };
-            let mut client = session::connect_somewhere(&server, database(source)).map_err(failed)?;
-            let row = client.query_one("SELECT pg_catalog.pg_current_wal_flush_lsn()::text", &[]).map_err(failed)?;
-            let text: String = row.get(0);
-            let end = text.parse().map_err(|_| EngineError::Invalid(format!("{text:?} is not a position")))?;
-            (end, 0)
-        } else {
-            let control = control::read(installation, self.account(), &tree.data)?;
-            // A tree that was never rolled forward becomes consistent at its checkpoint.
-            let timeline = if control.minimum_timeline == 0 { control.timeline } else { control.minimum_timeline };
-            (control.minimum.max(control.redo), timeline)
-        };
-        let mut advanced = log.advance()?;
-        for _ in 0..1000 {
-            if advanced.end >= minimum {
-                break;
-            }
-            self.wait(5);
-            advanced = log.advance()?;
-        }
-        if advanced.end < minimum {
-            return Err(EngineError::Invalid(format!(
-                "the log ends at {} and does not reach the snapshot's position {minimum}",
-                advanced.end
-            )));
-        }
-        let first = log.stretches()?.into_iter().find(|stretch| stretch.epoch == epoch).map(|stretch| stretch.first);
-        let begin = Point { epoch, timeline, lsn: first.unwrap_or_default(), time: None };
-        // The record that ends at or behind the minimum is the first place recovery may stop at (T-5).
-        let first_stop = log
-            .locate(epoch, &begin, Want::Lsn(Lsn(minimum.0.saturating_sub(1))))?
-            .ok_or_else(|| EngineError::Invalid(format!("the log begins behind the snapshot's position {minimum}")))?;
-        let timeline = if timeline == 0 { first_stop.timeline } else { timeline };
-        let from = Point { lsn: minimum, timeline, ..first_stop };
-        let at = from.time.unwrap_or(asked);
-        Ok(Mark { from, at, rolls: true })
+        mark::mark(self, (tree, seat), source, asked, clone)
     }
 
     fn detach(&self, source: &Source) -> Result<(), EngineError> {
@@ -570,7 +519,7 @@ impl Engine for PostgresEngine {
 
     fn suits(&self, seat: &Seat, source: &Source, content: &ImageContent) -> Result<Vec<Finding>, EngineError> {
         let (facts, installation) = self.installation(seat, source)?;
-        Ok(image::suits(&facts, &settings::preload(&facts, installation).0, content))
+        Ok(image::suits(&facts, &libraries::preload(&facts, installation, libraries::SHARED).0, content))
     }
 
     fn reindex(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {

@@ -1,7 +1,7 @@
 //! Connections to Pando's own servers, over their private unix sockets. A mirror's connection is kept,
 //! because it is asked every second; what fails is thrown away and made again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub struct Server {
     pub user: String,
     /// Its major version.
     pub major: u32,
+    /// The database that was linked.
+    pub linked: String,
 }
 
 /// What production set for a database or a role is meant for its users. Pando's own sessions would fail by it: by a
@@ -73,16 +75,23 @@ pub fn connect_to_work(server: &Server, database: &str) -> Result<Client, postgr
     open(server, database, false)
 }
 
-/// Connects to a database, or where it is not there to one that every cluster has.
+/// Connects to a database, or where it is not there or closed to another: the one that was linked, else one that every
+/// cluster has.
 pub fn connect_somewhere(server: &Server, database: &str) -> Result<Client, postgres::Error> {
     let mut tried = connect(server, database);
-    for other in ["postgres", "template1"] {
+    for other in [&server.linked, "postgres", "template1"] {
         match &tried {
-            Err(error) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => tried = connect(server, other),
+            Err(error) if no_way_in(error) => tried = connect(server, other),
             _ => break,
         }
     }
     tried
+}
+
+/// Whether it is the database that lets nobody in: it is not there, or allows no connections.
+pub fn no_way_in(error: &postgres::Error) -> bool {
+    let ways = [&SqlState::INVALID_CATALOG_NAME, &SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE];
+    error.code().is_some_and(|code| ways.contains(&code))
 }
 
 /// What is in the way of a server that is starting. Whatever else it refuses it would refuse for ever.
@@ -101,9 +110,14 @@ pub fn socket_there(run: &Path, port: u16) -> bool {
     run.join(format!(".s.PGSQL.{port}")).exists()
 }
 
-/// Connections that are kept, by socket directory.
+/// Connections that are kept, by socket directory: in the database `postgres`, which clones' users neither drop nor copy.
 #[derive(Default)]
-pub struct Sessions(Mutex<HashMap<PathBuf, Client>>);
+pub struct Sessions {
+    kept: Mutex<HashMap<PathBuf, Client>>,
+    /// Servers that let nobody into `postgres`. A session elsewhere would keep a user from `DROP DATABASE`, in `template1`
+    /// from `CREATE DATABASE`, so each is closed at once.
+    elsewhere: Mutex<HashSet<PathBuf>>,
+}
 
 impl Sessions {
     /// Uses the kept connection to a server, or a new one.
@@ -116,29 +130,46 @@ impl Sessions {
             action: "asking Pando's own server".to_owned(),
             source: Box::new(source),
         };
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&server.run);
-        let mut client = match kept.filter(|client| !client.is_closed()) {
+        let mut client = match self.take(&server.run) {
             Some(client) => client,
-            None => connect_somewhere(server, "postgres").map_err(failed)?,
+            None => self.enter(server).map_err(failed)?,
         };
         let answer = work(&mut client).map_err(failed)?;
-        self.keep(&server.run, client);
+        if !self.is_elsewhere(&server.run) {
+            self.keep(&server.run, client);
+        }
         Ok(answer)
+    }
+
+    fn enter(&self, server: &Server) -> Result<Client, postgres::Error> {
+        if !self.is_elsewhere(&server.run) {
+            match connect(server, "postgres") {
+                Err(error) if no_way_in(&error) => {}
+                other => return other,
+            }
+            self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).insert(server.run.clone());
+        }
+        connect_somewhere(server, &server.linked)
+    }
+
+    fn is_elsewhere(&self, run: &Path) -> bool {
+        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).contains(run)
     }
 
     /// Keeps a connection for the next who needs it.
     pub fn keep(&self, run: &Path, client: Client) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(run.to_owned(), client);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(run.to_owned(), client);
     }
 
     /// The kept connection, if there is one that is open. Nobody else has it then.
     pub fn take(&self, run: &Path) -> Option<Client> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(run).filter(|client| !client.is_closed())
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(run).filter(|client| !client.is_closed())
     }
 
     /// Closes the kept connection, so that the server can stop at once.
     pub fn drop(&self, run: &Path) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
     }
 }
 
@@ -152,7 +183,13 @@ mod tests {
     #[test]
     fn a_server_that_refuses_is_not_starting() {
         let dir = tempfile::tempdir().unwrap();
-        let server = Server { run: dir.path().to_owned(), port: 5432, user: "boss".to_owned(), major: 17 };
+        let server = Server {
+            run: dir.path().to_owned(),
+            port: 5432,
+            user: "boss".to_owned(),
+            major: 17,
+            linked: "shop".to_owned(),
+        };
         let told = || connect(&server, "shop").map(drop).map_err(starting).unwrap_err();
         assert!(told().is_ok(), "nobody is there yet");
         let listener = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();

@@ -8,6 +8,7 @@ use pando_model::{Profile, SettingChange};
 
 use super::facts::Facts;
 use super::install::Installation;
+use super::libraries::{self, SESSION, SHARED};
 use crate::EngineError;
 
 /// Settings in order; a later one wins, as in PostgreSQL.
@@ -16,21 +17,6 @@ pub struct Settings(Vec<(String, String)>);
 
 /// Names the socket of a server without TCP.
 pub const SOCKET_PORT: u16 = 5432;
-
-/// Libraries that act on their own, or on other servers (T-17): never loaded into a clone.
-const SCHEDULERS: [&str; 11] = [
-    "pg_cron",
-    "pg_net",
-    "pg_partman_bgw",
-    "pg_failover_slots",
-    "pglogical",
-    "spock",
-    "bdr",
-    "pgactive",
-    "citus",
-    "timescaledb_osm",
-    "pg_background",
-];
 
 /// Settings that belong to Pando: a user's `--set` may not touch them.
 const OURS: [&str; 24] = [
@@ -81,9 +67,9 @@ impl Settings {
 /// what changes the meaning of data or queries.
 fn common(facts: &Facts, installation: &Installation, run: &Path) -> Settings {
     let mut settings = everywhere(facts);
-    let libraries = preload(facts, installation).0;
-    settings.set("shared_preload_libraries", libraries.join(",")).set("unix_socket_directories", run.to_string_lossy());
-    if libraries.iter().any(|name| bare(name) == "timescaledb") {
+    let libraries = libraries::preload(facts, installation, SHARED).0;
+    settings.set(SHARED, libraries.join(",")).set("unix_socket_directories", run.to_string_lossy());
+    if libraries.iter().any(|name| libraries::bare(name) == "timescaledb") {
         // Its tables need it; its jobs, which change and drop data, do not run without workers (T-17).
         settings.set("timescaledb.max_background_workers", "0");
     }
@@ -139,24 +125,6 @@ fn everywhere(facts: &Facts) -> Settings {
     settings
 }
 
-/// Production's preloaded libraries: those that are loaded here, and those left out.
-pub fn preload(facts: &Facts, installation: &Installation) -> (Vec<String>, Vec<String>) {
-    facts
-        .settings
-        .get("shared_preload_libraries")
-        .map(|list| {
-            list.split(',').map(|name| name.trim().trim_matches('"').to_owned()).filter(|name| !name.is_empty())
-        })
-        .into_iter()
-        .flatten()
-        .partition(|name| !SCHEDULERS.contains(&bare(name)) && installation.library_exists(name))
-}
-
-/// A library's name of all that it may be written as: `$libdir/pg_cron`, `/usr/lib/postgresql/15/lib/pg_cron.so`.
-fn bare(name: &str) -> &str {
-    name.rsplit('/').next().unwrap_or(name).trim_end_matches(".so")
-}
-
 /// The mirror's settings: a standby that only Pando talks to.
 pub fn mirror(facts: &Facts, installation: &Installation, run: &Path, conninfo: &str, slot: Option<&str>) -> Settings {
     let mut settings = common(facts, installation, run);
@@ -190,6 +158,7 @@ pub fn clone(
 ) -> Result<Settings, EngineError> {
     let mut settings = common(facts, installation, run);
     settings
+        .set(SESSION, libraries::preload(facts, installation, SESSION).0.join(","))
         .set("listen_addresses", if port.is_some() { "127.0.0.1" } else { "" })
         .set("port", port.unwrap_or(SOCKET_PORT).to_string())
         .set("shared_buffers", "64MB")
@@ -221,17 +190,12 @@ pub fn alone(data: &Path) -> Result<String, EngineError> {
     Ok(format!("{text}autovacuum = 'off'\nwal_level = 'minimal'\nmax_wal_senders = '0'\n"))
 }
 
-/// Libraries that come with PostgreSQL: every image of it has them.
-const CONTRIB: [&str; 3] = ["auto_explain", "pg_prewarm", "pg_stat_statements"];
-
 /// The settings of a server in a container of the user's: where the official image expects it.
 pub fn container(facts: &Facts, profile: Profile, user: &SettingChange) -> Result<Settings, EngineError> {
     let mut settings = everywhere(facts);
-    let preloaded = facts.settings.get("shared_preload_libraries").map(String::as_str).unwrap_or_default();
-    let libraries: Vec<&str> =
-        preloaded.split(',').map(|name| name.trim().trim_matches('"')).filter(|name| CONTRIB.contains(name)).collect();
     settings
-        .set("shared_preload_libraries", libraries.join(","))
+        .set(SHARED, libraries::contrib(facts, SHARED))
+        .set(SESSION, libraries::contrib(facts, SESSION))
         .set("listen_addresses", "*")
         .set("port", SOCKET_PORT.to_string())
         .set("unix_socket_directories", "/var/run/postgresql")
@@ -302,19 +266,6 @@ mod tests {
     }
 
     #[test]
-    fn t17_what_acts_on_its_own_is_not_loaded_however_it_is_written() {
-        let (dir, installation) = installation(&["pg_cron", "timescaledb", "auto_explain"]);
-        let cron = dir.path().join("lib/pg_cron.so");
-        let written = format!("\"$libdir/pg_cron\", pg_cron.so,{}, timescaledb, $libdir/auto_explain", cron.display());
-        let facts = facts(15, &[("shared_preload_libraries", &written)]);
-        let (loaded, left_out) = preload(&facts, &installation);
-        assert_eq!((loaded.join(","), left_out.len()), ("timescaledb,$libdir/auto_explain".to_owned(), 3));
-        // Its jobs change data.
-        let text = common(&facts, &installation, dir.path()).text();
-        assert!(text.contains("timescaledb.max_background_workers = '0'"), "{text}");
-    }
-
-    #[test]
     fn production_s_replication_origins_have_their_places() {
         let text = |major: u32, set: &[(&str, &str)]| everywhere(&facts(major, set)).text();
         assert!(text(15, &[("max_replication_slots", "40")]).contains("max_replication_slots = '40'"));
@@ -327,18 +278,5 @@ mod tests {
     fn facts(major: u32, settings: &[(&str, &str)]) -> Facts {
         let settings: std::collections::BTreeMap<_, _> = settings.iter().copied().collect();
         serde_json::from_value(serde_json::json!({ "major": major, "settings": settings })).unwrap()
-    }
-
-    /// One with these libraries.
-    fn installation(libraries: &[&str]) -> (tempfile::TempDir, Installation) {
-        let dir = tempfile::tempdir().unwrap();
-        for part in ["bin", "lib"] {
-            std::fs::create_dir(dir.path().join(part)).unwrap();
-        }
-        for library in libraries {
-            std::fs::write(dir.path().join(format!("lib/{library}.so")), "").unwrap();
-        }
-        let installation = Installation { major: 15, version: "15.4".to_owned(), bin: dir.path().join("bin") };
-        (dir, installation)
     }
 }
