@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use pando_api::socket_path;
 use pando_host::FailPoints;
+use pando_host::process::end_soon;
 use pando_host::secret::Secret;
 use pando_model::{ErrorKind, Problem};
 use pando_operations::{Around, Pando};
@@ -170,11 +171,18 @@ async fn open_and_run(
         plugin_socket = Some(socket);
     }
     let recovering = pando.clone();
-    let token = off_thread(move || {
+    let recovered = off_thread(move || {
         recovering.recover()?;
         Ok(Secret::new(recovering.token()?))
-    })
-    .await?;
+    });
+    let token = tokio::select! {
+        token = recovered => token?,
+        // Undoing may have to ask production. What is not at its end now is begun again by the next daemon.
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping: what was under way is recovered at the next start");
+            return Ok(());
+        }
+    };
     announce(&options.home, &tcp);
     let calls = limited(router(pando.clone(), options.home.display().to_string()));
     loops.push(tokio::spawn(accept(unix, calls.clone(), stop.clone())));
@@ -182,7 +190,7 @@ async fn open_and_run(
     let died = keep_running(pando.clone())?;
     let outcome = tokio::select! {
         name = signals.next() => {
-            tracing::info!(signal = name, "stopping: running operations are finished, units go on");
+            tracing::info!(signal = name, "stopping: running operations are finished or undone, units go on");
             Ok(())
         }
         _ = died => Err(Problem::new(ErrorKind::Failed, "the thread that follows the mirrors ended")
@@ -192,7 +200,7 @@ async fn open_and_run(
     drop(plugin_socket);
     let _ = told.send(true);
     tokio::select! {
-        ended = off_thread(move || { pando.stop(); Ok(()) }) => ended?,
+        ended = off_thread(move || { end_soon(); pando.stop(); Ok(()) }) => ended?,
         _ = signals.next() => return Err(Problem::new(ErrorKind::Failed, "stopped at once by a second signal")
             .hint("unfinished operations are recovered when the daemon starts again")),
     }

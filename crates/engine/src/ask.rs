@@ -12,6 +12,8 @@ use crate::EngineError;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// More than it takes to add up all it has: files of databases, or tables.
 pub const LONG: Duration = Duration::from_secs(600);
+/// Why nobody waits for an answer any more, once Pando is told to stop.
+pub const GIVEN_UP: &str = "it had not answered when Pando was stopped";
 /// More than it answers to anything.
 const ANSWER: usize = 16 << 20;
 
@@ -27,6 +29,7 @@ pub fn ask(
         action: format!("asking production at {url}"),
         source: match error {
             ToolError::Late { seconds, .. } => format!("it has not answered within {seconds} s").into(),
+            ToolError::GivenUp { .. } => GIVEN_UP.into(),
             other => Box::new(short(other)),
         },
     })

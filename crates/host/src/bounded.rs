@@ -2,6 +2,8 @@
 //! and a limit to what they print. They get a process group of their own, which ends with them: whatever they
 //! left running in it is killed. A process that made itself a session of its own escapes that, but not the
 //! limits: nobody waits for it.
+//!
+//! Once this process is about to end, nobody waits for such a program much longer either: see [`crate::process::end_soon`].
 
 use std::io::{Read, Write};
 #[allow(clippy::disallowed_types, reason = "children of commands that host::Tool built")]
@@ -14,11 +16,14 @@ use std::os::unix::process::CommandExt;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::process::{Process, stat, wait_ended};
+use crate::clock::{Clock, SystemClock};
+use crate::process::{Process, is_given_up, stat, wait_ended};
 use crate::tool::{Finished, ToolCommand, ToolError, tail};
 
 /// After a program ended, what it printed is waited for so long: a process that escaped may hold the pipe.
 const REST: Duration = Duration::from_secs(2);
+/// How often it is looked whether this process is about to end.
+const TURN: Duration = Duration::from_millis(100);
 /// How much of stderr is kept.
 const STDERR: usize = 2000;
 
@@ -31,11 +36,19 @@ pub struct Bounds {
     pub output: usize,
 }
 
+/// How a program was waited for.
+enum Waited {
+    Ended,
+    Late,
+    GivenUp,
+}
+
 impl ToolCommand {
     /// Runs it to its end within bounds, with `input` on its stdin, or what else it was given there.
     ///
     /// # Errors
-    /// As [`ToolCommand::run`]; [`ToolError::Late`] and [`ToolError::Flood`] when it went over its bounds.
+    /// As [`ToolCommand::run`]; [`ToolError::Late`] and [`ToolError::Flood`] when it went over its bounds;
+    /// [`ToolError::GivenUp`] when this process is about to end.
     pub fn run_bounded(&self, input: &[u8], bounds: Bounds) -> Result<Finished, ToolError> {
         let start = |source| ToolError::Start { program: self.program().to_owned(), source };
         let name = self.program().file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -50,7 +63,7 @@ impl ToolCommand {
         let limit = bounds.output;
         let stdout = child.stdout.take().map(|pipe| collect(pipe, limit, true));
         let stderr = child.stderr.take().map(|pipe| collect(pipe, STDERR, false));
-        let in_time = wait(&child, bounds.time).map_err(start)?;
+        let waited = wait(&child, bounds.time).map_err(start)?;
         // The first process is not reaped yet, so the number is still its group's.
         if let Some(group) = group {
             let _ = kill_process_group(group, Signal::KILL);
@@ -62,8 +75,10 @@ impl ToolCommand {
         if over {
             return Err(ToolError::Flood { program: name, limit });
         }
-        if !in_time {
-            return Err(ToolError::Late { program: name, seconds: bounds.time.as_secs() });
+        match waited {
+            Waited::Ended => {}
+            Waited::Late => return Err(ToolError::Late { program: name, seconds: bounds.time.as_secs() }),
+            Waited::GivenUp => return Err(ToolError::GivenUp { program: name }),
         }
         if !status.success() {
             return Err(ToolError::Failed { program: name, status: status.to_string(), stderr: tail(&stderr, STDERR) });
@@ -82,10 +97,22 @@ fn feed(child: &mut Child, input: &[u8]) {
 }
 
 #[allow(clippy::disallowed_types, reason = "a child of a command that host::Tool built")]
-fn wait(child: &Child, time: Duration) -> std::io::Result<bool> {
+fn wait(child: &Child, time: Duration) -> std::io::Result<Waited> {
     // Not reaped yet, so /proc shows it even when it has ended already.
-    let process = stat(child.id()).and_then(|stat| Process::open(stat.id));
-    process.map_or(Ok(true), |process| wait_ended([&process], time))
+    let Some(process) = stat(child.id()).and_then(|stat| Process::open(stat.id)) else { return Ok(Waited::Ended) };
+    let begun = SystemClock.instant();
+    loop {
+        let left = time.saturating_sub(begun.elapsed());
+        if wait_ended([&process], left.min(TURN))? {
+            return Ok(Waited::Ended);
+        }
+        if left.is_zero() {
+            return Ok(Waited::Late);
+        }
+        if is_given_up(begun) {
+            return Ok(Waited::GivenUp);
+        }
+    }
 }
 
 /// Reads a pipe to its end and keeps the first or the last bytes of it; says whether there were more.
@@ -119,7 +146,8 @@ fn gathered(receive: Option<Receiver<(Vec<u8>, bool)>>) -> (Vec<u8>, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Clock, SystemClock, Tool};
+    use crate::Tool;
+    use crate::process::end_soon;
 
     const BOUNDS: Bounds = Bounds { time: Duration::from_secs(20), output: 1000 };
 
@@ -151,6 +179,22 @@ mod tests {
                 && one.state != b'Z'
         });
         assert!(!left, "the child of a late program goes on");
+    }
+
+    #[test]
+    fn once_the_process_is_about_to_end_nobody_waits_much_longer() {
+        let begun = SystemClock.instant();
+        let asked = thread::spawn(|| tool("sleep").arg("31.8").run_bounded(b"", BOUNDS));
+        end_soon();
+        let given_up = asked.join().expect("it did not panic");
+        assert!(matches!(given_up, Err(ToolError::GivenUp { .. })), "{given_up:?}");
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(10), "{took:?}");
+        // What answers is heard, also then.
+        assert!(tool("sleep").arg("0.1").run_bounded(b"", BOUNDS).is_ok());
+        let begun = SystemClock.instant();
+        assert!(tool("sleep").arg("31.8").run_bounded(b"", BOUNDS).is_err());
+        assert!(begun.elapsed() >= Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(5));
     }
 
     #[test]

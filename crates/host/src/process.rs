@@ -11,13 +11,32 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, pidfd_send_signal, waitpid};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, SystemClock};
+
+/// Once this process is about to end, whatever waits for an answer is given so long.
+const GRACE: Duration = Duration::from_secs(2);
+/// What is asked only then is given at least so long.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// Since when this process is about to end. It is one of the process, as the signal is that says so.
+static ENDING: OnceLock<Instant> = OnceLock::new();
+
+/// This process is about to end: whoever waits for an answer from elsewhere gives up within some two seconds.
+pub fn end_soon() {
+    ENDING.get_or_init(|| SystemClock.instant());
+}
+
+/// Whether what has been waited for since `begun` is given up, because this process is about to end.
+pub fn is_given_up(begun: Instant) -> bool {
+    ENDING.get().is_some_and(|ending| SystemClock.instant() >= (*ending + GRACE).max(begun + LEAST))
+}
 
 /// One process, for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -61,6 +61,12 @@ pub enum ToolError {
         /// What it was given.
         seconds: u64,
     },
+    /// It was killed, because Pando is about to end.
+    #[error("{program} had not ended when Pando was stopped")]
+    GivenUp {
+        /// Its name.
+        program: String,
+    },
     /// It printed more than it may, and was killed.
     #[error("{program} printed more than {limit} bytes and was killed")]
     Flood {

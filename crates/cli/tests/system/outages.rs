@@ -1,14 +1,15 @@
 //! Production restarts, crashes, fails over, is cut off, or has dropped what the mirror needed.
 
+use std::process::{Child, Command};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use pando_testkit::{Production, wait_until};
+use pando_testkit::{Production, RedisProduction, wait_until};
 
 use crate::any_second::{Oracle, ROWS, row, table};
 use crate::proxy::Proxy;
-use crate::stand::{Stand, bounded, sql_at, with};
+use crate::stand::{PANDO, Stand, bounded, sql_at, with};
 
 /// Commits some rows, and answers a moment in the middle of them.
 fn some(oracle: &mut Oracle, production: &Production) -> Timestamp {
@@ -207,4 +208,66 @@ fn t09_a_tablespace_made_on_production_stops_the_mirror_and_touches_nothing() {
     let refused = sql_at(stand.show("newer").url(), &format!("CREATE TABLESPACE out LOCATION '{}'", place.display()));
     assert!(refused.is_err_and(|error| error.as_db_error().is_some()));
     stand.end(&["rebase", "tablespace"]);
+}
+
+#[test]
+fn a_daemon_that_is_told_to_stop_does_not_wait_for_a_production_that_is_silent() {
+    if !pando_testkit::tools::require("redis-server") {
+        return;
+    }
+    let Some(mut stand) = Stand::new() else { return };
+    let cache = RedisProduction::start(&[]);
+    let (line, cached) = (Proxy::new(stand.production.port()), Proxy::new(cache.port()));
+    let files = format!("files=file://{}", stand.files().display());
+    let redis = format!("q={}", cache.url(0).replace(&cache.port().to_string(), &cached.port().to_string()));
+    stand.json(&["link", "shop", &line.url(), &files]);
+    stand.json(&["link", "cache", &redis]);
+    stand.copy("shop", "dev");
+    line.stall_after(1);
+    cached.stall_after(1);
+    let url = line.url();
+    let asks: [&[&str]; 3] =
+        [&["clone", "shop@now", "late"], &["clone", "cache@now", "later"], &["link", "other", &url]];
+    let mut asking: Vec<Child> = asks
+        .iter()
+        .map(|ask| Command::new(PANDO).args(*ask).env("PANDO_HOME", stand.daemon.home()).spawn().unwrap())
+        .collect();
+    let running = |stand: &Stand| {
+        let ops = stand.json(&["ops"]);
+        let mut begun = ops.as_array().unwrap().iter().filter(|one| one["state"] == "running");
+        begun.by_ref().filter(|one| one["verb"] == "clone" || one["verb"] == "link").count()
+    };
+    assert!(
+        wait_until(Duration::from_secs(20), || running(&stand) == 3 && line.has_stalled()),
+        "{}",
+        stand.json(&["ops"])
+    );
+    sleep(Duration::from_secs(1));
+    assert_eq!(running(&stand), 3, "they still wait");
+    let begun = Instant::now();
+    stand.daemon.stop();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}\n{}", begun.elapsed(), stand.daemon.log());
+    for one in &mut asking {
+        assert!(!one.wait().unwrap().success());
+    }
+
+    // Production is silent still; nothing of what was asked for is there.
+    let begun = Instant::now();
+    stand.daemon.resume();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}\n{}", begun.elapsed(), stand.daemon.log());
+    let clones = stand.json(&["ls"])["clones"].clone();
+    assert_eq!((running(&stand), clones.as_array().unwrap().len(), &clones[0]["name"]), (0, 1, &"dev".into()));
+    stand.fails(3, &["show", "other"]);
+    stand.nothing_strange();
+    line.lead_to(stand.production.port());
+    cached.lead_to(cache.port());
+    stand.wait_state("following", 60);
+    stand.copy("shop@now", "late");
+    for clone in ["late", "dev"] {
+        stand.json(&["rm", clone]);
+    }
+    stand.json(&["unlink", "cache"]);
+    stand.json(&["unlink", "shop"]);
+    stand.nothing_left();
+    stand.end(&[]);
 }

@@ -6,10 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
-use pando_host::{Tool, ToolError};
+use pando_host::{Bounds, Tool, ToolError};
 use pando_model::SourceUrl;
 
 use super::{rsync, with_ssh_environment};
+use crate::ask::PATIENCE;
 use crate::{EngineError, Finding};
 
 /// A directory of production.
@@ -114,7 +115,7 @@ impl Place {
                     Err(error) => return Err(error),
                 };
                 let probe = rsync::probe(with_ssh_environment(rsync), &shell, &self.argument());
-                match probe.run() {
+                match probe.run_bounded(b"", Bounds { time: PATIENCE, output: 1 << 20 }) {
                     Ok(_) => Ok(None),
                     Err(ToolError::Failed { stderr, .. }) => Ok(Some(explain(login, &stderr))),
                     Err(source) => Err(super::tool_error("looking at production by rsync")(source)),

@@ -8,11 +8,16 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pando_host::process::is_given_up;
 use pando_host::{Clock, SystemClock};
 use thiserror::Error;
 
+use crate::ask::GIVEN_UP;
+
 /// The longest silence.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked whether anybody still waits.
+const TURN: Duration = Duration::from_millis(250);
 /// The longest time that an answer may take: one that comes drop by drop is never silent.
 const WHOLE: Duration = Duration::from_secs(30);
 /// The most bytes of an answer: more than a server has to say of itself.
@@ -85,13 +90,23 @@ impl Read for Timed {
             let text = format!("the server has not answered within {} s", time.as_secs());
             io::Error::new(io::ErrorKind::TimedOut, text)
         };
-        if SystemClock.instant() >= self.until {
-            return Err(late(self.whole));
+        let begun = SystemClock.instant();
+        loop {
+            if SystemClock.instant() >= self.until {
+                return Err(late(self.whole));
+            }
+            match self.stream.read(buffer) {
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    if begun.elapsed() >= PATIENCE {
+                        return Err(late(PATIENCE));
+                    }
+                    if is_given_up(begun) {
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, GIVEN_UP));
+                    }
+                }
+                done => return done,
+            }
         }
-        self.stream.read(buffer).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => late(PATIENCE),
-            _ => error,
-        })
     }
 }
 
@@ -114,7 +129,7 @@ impl Client {
     /// Through a socket file.
     pub fn unix(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TURN))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self::over(stream))
     }
@@ -126,7 +141,7 @@ impl Client {
             match TcpStream::connect_timeout(&address, PATIENCE) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
-                    stream.set_read_timeout(Some(PATIENCE))?;
+                    stream.set_read_timeout(Some(TURN))?;
                     stream.set_write_timeout(Some(PATIENCE))?;
                     return Ok(Self::over(stream));
                 }

@@ -63,7 +63,7 @@ impl Toolkit {
                 let said = last.map_or_else(|| format!("it failed without a word ({status})"), str::to_owned);
                 Err(self.wrong(operation, &hidden(&said, secrets)))
             }
-            Err(error @ (ToolError::Late { .. } | ToolError::Flood { .. })) => {
+            Err(error @ (ToolError::Late { .. } | ToolError::GivenUp { .. } | ToolError::Flood { .. })) => {
                 Err(self.wrong(operation, &error.to_string()))
             }
             Err(source) => Err(EngineError::Tool { action: self.doing(operation), source }),
