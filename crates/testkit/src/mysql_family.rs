@@ -79,6 +79,8 @@ pub struct FamilyProduction<M: Make> {
     dir: TempDir,
     port: u16,
     child: Option<Child>,
+    /// Its machine's time zone.
+    zone: String,
     make: PhantomData<M>,
 }
 
@@ -94,7 +96,15 @@ impl<M: Make> FamilyProduction<M> {
     /// # Panics
     /// When a program fails; its output is in the message.
     pub fn start(conf: &[&str]) -> Self {
-        Self::start_of(&M::prefix().expect("an installed server"), conf)
+        Self::start_in("UTC", conf)
+    }
+
+    /// The same on a machine in that time zone.
+    ///
+    /// # Panics
+    /// When a program fails; its output is in the message.
+    pub fn start_in(zone: &str, conf: &[&str]) -> Self {
+        Self::begin(&M::prefix().expect("an installed server"), zone, conf)
     }
 
     /// The same of the installation in `prefix`.
@@ -102,13 +112,18 @@ impl<M: Make> FamilyProduction<M> {
     /// # Panics
     /// When a program fails; its output is in the message.
     pub fn start_of(prefix: &Path, conf: &[&str]) -> Self {
+        Self::begin(prefix, "UTC", conf)
+    }
+
+    fn begin(prefix: &Path, zone: &str, conf: &[&str]) -> Self {
         // Not below TMPDIR: a socket's path has at most 107 bytes.
         let dir = tempfile::Builder::new().prefix("pando-my-").tempdir_in("/tmp").expect("a temporary directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("opening a directory");
         if let Some((uid, gid)) = account() {
             std::os::unix::fs::chown(dir.path(), Some(uid), Some(gid)).expect("giving a directory to the account");
         }
-        let mut made = Self { prefix: prefix.to_owned(), dir, port: free_port(), child: None, make: PhantomData };
+        let (prefix, zone, port) = (prefix.to_owned(), zone.to_owned(), free_port());
+        let mut made = Self { prefix, dir, port, child: None, zone, make: PhantomData };
         made.configure(conf);
         let (program, options) = M::INSTALL.split_first().expect("a program");
         let output = made.command(program).args(options).output().expect("starting a program");
@@ -146,7 +161,7 @@ impl<M: Make> FamilyProduction<M> {
     fn command(&self, program: &str) -> Command {
         let path = ["sbin", "bin"].iter().map(|dir| self.prefix.join(dir).join(program)).find(|path| path.is_file());
         let mut command = Command::new(path.unwrap_or_else(|| panic!("no {program} in {}", self.prefix.display())));
-        command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env_clear().env("LC_ALL", "C").env("TZ", &self.zone).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.current_dir("/").stdin(Stdio::null()).arg(format!("--defaults-file={}", self.options().display()));
         command.arg(format!("--basedir={}", self.prefix.display()));
         if let Some((uid, gid)) = account() {

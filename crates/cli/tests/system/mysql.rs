@@ -82,10 +82,13 @@ fn a_clone_lives_in_a_container() {
     let image = docker.image(Image::Mysql);
     let env = [("PANDO_MYSQL", prefix.display().to_string()), ("DOCKER_HOST", docker.host())];
     let daemon = Daemon::start_with(Path::new(PANDO), &env.each_ref().map(|(name, value)| (*name, value.as_str())));
-    let stand = Stand::over(daemon, MysqlProduction::start(&[]));
+    let stand = Stand::over(daemon, MysqlProduction::start_in("Europe/Berlin", &[]));
     stand.production.sql("CREATE TABLE note (n INT PRIMARY KEY); INSERT INTO note VALUES (1)");
     stand.link(&[]);
     let url = stand.copy("blog@now", "dev", &["--runtime", "docker", "--record"]);
+    // Also there it is in the zone of production's machine.
+    const SUMMER: &str = "SELECT FROM_UNIXTIME(1720000000)";
+    assert_eq!(mysql_family::at::<Mysql>(&url, SUMMER), stand.production.sql(SUMMER));
     let notes = || mysql_family::at::<Mysql>(&url, "SELECT GROUP_CONCAT(n ORDER BY n) FROM note");
     assert_eq!(notes(), "1");
     let container = stand.json(&["show", "dev"])["sources"]["db"]["container"].clone();

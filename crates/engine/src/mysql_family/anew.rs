@@ -30,8 +30,8 @@ const FORMER: &str = "former";
 const DUMP: &str = "dump.sql";
 /// The new tree is whole.
 const MADE: &str = "made";
-/// A row may be longer as text than it was for production.
-const LONGEST: [(&str, &str); 1] = [("max_allowed_packet", "1G")];
+/// A row may be longer as text than it was for production; and the tables of zones are among what comes into the tree.
+const FILLING: [(&str, &str); 2] = [("max_allowed_packet", "1G"), ("default_time_zone", "SYSTEM")];
 
 /// What lies beside a tree meanwhile. No source's name begins like that.
 fn beside(data: &Path) -> PathBuf {
@@ -117,7 +117,7 @@ fn empty<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source, dir:
 /// What was dumped goes into it.
 fn fill<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source, dir: &Path) -> Result<Ingest, EngineError> {
     tree::remember::<F>(&seat.data, Tree::find(&dir.join(FORMER))?, seat.account.as_ref())?;
-    let set = LONGEST.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let set = FILLING.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let server = serve(engine, seat, source, set)?;
     let facts = engine.facts_of(Tree::find(&seat.data)?.as_ref(), source)?;
     Ok(Ingest { plan: load(engine, &facts, seat, &dir.join(DUMP))?, server: Some(server) })

@@ -17,6 +17,7 @@ use super::install::Version;
 use super::session::{failed, socket_there};
 use super::tree::{self, Mark, PREPARED, Tree};
 use super::wire::{ClientError, Session};
+use super::zone;
 use crate::{Credentials, EngineError, Point, Readiness, Seat, Source, Stage, UnitPlan, seat};
 
 fn place<'a>(seat: &'a Seat, facts: &Facts) -> Place<'a> {
@@ -135,19 +136,22 @@ pub fn ready<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source) 
         return Ok(Readiness::Starting("the server is starting".to_owned()));
     }
     let mut tree = Tree::<F>::read(&seat.data)?;
-    let answer = engine.sessions.with(&seat.run, |session| match &tree.replay {
-        Some(target) => replay::<F>(session, target, &relay_log::<F>(seat), tree.version),
-        None => session.query("SELECT 1").map(|_| Replay::Done),
+    let facts = engine.facts_of(Some(&tree), source)?;
+    let answer = engine.sessions.with(&seat.run, |session| match (zone::missed(session, &facts)?, &tree.replay) {
+        (Some(why), _) => Ok(Replay::Elsewhere(why)),
+        (None, Some(target)) => replay::<F>(session, target, &relay_log::<F>(seat), tree.version),
+        (None, None) => session.query("SELECT 1").map(|_| Replay::Done),
     });
     match answer {
         Err(ClientError::Io(_)) => Ok(Readiness::Starting("the server is starting".to_owned())),
         Err(error) => Err(failed("asking a clone's server")(error)),
+        Ok(Replay::Elsewhere(why)) => Err(EngineError::Invalid(why)),
         Ok(Replay::Failed(why)) => Err(EngineError::Invalid(format!("the log could not be replayed: {why}"))),
         Ok(Replay::Going(at)) => Ok(Readiness::Starting(format!("replaying the log, at {at}"))),
         Ok(Replay::Done) => {
             if tree.replay.take().is_some() {
                 seat::empty(&seat.data.join(REPLAY))?;
-                configure(seat, &engine.facts_of(Some(&tree), source)?, &tree, &Before::of(tree.manner.as_ref()))?;
+                configure(seat, &facts, &tree, &Before::of(tree.manner.as_ref()))?;
             }
             Ok(Readiness::Ready)
         }
@@ -157,6 +161,8 @@ pub fn ready<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source) 
 enum Replay {
     Going(String),
     Failed(String),
+    /// Its server is in another time zone.
+    Elsewhere(String),
     Done,
 }
 

@@ -49,6 +49,11 @@ impl Options {
         self.set(name, value.to_string_lossy())
     }
 
+    /// Takes one out again.
+    fn leave_out(&mut self, name: &str) {
+        self.lines.retain(|(known, _)| known != name);
+    }
+
     /// Adds what changes the meaning of data or queries, as production has it.
     pub fn shared(&mut self, settings: &BTreeMap<String, String>, names: &[&str]) {
         for (name, value) in names.iter().filter_map(|name| Some((*name, settings.get(*name)?))) {
@@ -141,6 +146,14 @@ pub fn mirror<F: Flavor>(facts: &Facts, place: &Place<'_>, live: &Path) -> Optio
         .set("max_relay_log_size", "32M")
         .set("innodb_flush_log_at_trx_commit", "2");
     F::mirror_options(&mut options, live);
+    options
+}
+
+/// A first copy's, while it is made: the mirror's without a zone by its name. The tables of zones come with the copy, and
+/// a server that lacks them would not start.
+pub fn first<F: Flavor>(facts: &Facts, place: &Place<'_>, live: &Path) -> Options {
+    let mut options = mirror::<F>(facts, place, live);
+    options.leave_out("default_time_zone");
     options
 }
 

@@ -10,6 +10,7 @@ use super::flavor::Flavor;
 use super::install::{Installations, Series, Version, version, words};
 use super::production::{query, query_within};
 use super::wire::identifier;
+use super::zone;
 use crate::ask::LONG;
 use crate::{EngineError, Finding, Preflight};
 
@@ -31,6 +32,8 @@ pub struct Facts {
     pub role: String,
     /// What it may do to everything.
     pub rights: Vec<String>,
+    /// The zone of its machine; none where that is UTC, or not known.
+    pub zone: Option<String>,
 }
 
 impl Facts {
@@ -96,10 +99,6 @@ const RIGHTS: [(&[&str], &str); 9] = [
     (&["PROCESS"], "to copy tablespaces"),
 ];
 
-/// How far production's clock is from UTC in winter and in summer, in seconds.
-const JANUARY_AND_JULY: &str = "TIMESTAMPDIFF(SECOND, '1970-01-01', FROM_UNIXTIME(1736942400)) - 1736942400, \
-                                TIMESTAMPDIFF(SECOND, '1970-01-01', FROM_UNIXTIME(1752580800)) - 1752580800";
-
 fn question<F: Flavor>() -> String {
     let names: Vec<String> =
         shared::<F>().iter().chain(&ASKED).chain(F::ASKED).map(|name| format!("'{name}'")).collect();
@@ -110,7 +109,6 @@ fn question<F: Flavor>() -> String {
            AND engine NOT IN ('InnoDB', 'MEMORY') AND table_type = 'BASE TABLE' \
            AND table_schema NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys'); \
          SELECT 'encrypted', COUNT(*) FROM information_schema.tables WHERE create_options {}; \
-         SELECT 'offsets', CONCAT_WS(' ', TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), NOW()), {JANUARY_AND_JULY}); \
          SHOW SESSION STATUS LIKE 'Ssl_cipher'; SHOW GLOBAL VARIABLES WHERE Variable_name IN ({}); SHOW GRANTS",
         F::ENCRYPTED.0,
         names.join(",")
@@ -138,18 +136,23 @@ pub fn look<F: Flavor>(
         let what = format!("production is not {make} ({})", found.trim());
         return Ok(other(what, &format!("{}://… instead of {}://…", F::OTHER, F::KIND)));
     }
-    let facts = read(&query_within(client, account, url, LONG, &question::<F>())?);
+    let ask = |sql: &str| query_within(client, account, url, LONG, sql);
+    let mut facts = read(&ask(&question::<F>())?);
+    let zone = zone::find(&ask, facts.setting("system_time_zone"))?;
+    facts.zone.clone_from(&zone.name);
     let mut findings = versions::<F>(&facts, installations);
     findings.extend(settings::<F>(&facts));
+    let told = zone::told(&facts, &zone);
+    findings.extend(told.as_ref().err().cloned());
     findings.extend(rights(&facts));
     let mut found = Preflight {
         facts: serde_json::to_value(&facts).unwrap_or_default(),
         version: Some(format!("{make} {}", words(facts.numbers()))),
         findings,
         bytes: Some(facts.bytes),
+        notes: told.ok().flatten().into_iter().collect(),
         ..Preflight::default()
     };
-    let ask = |sql: &str| query_within(client, account, url, LONG, sql);
     let files = F::first_copy(installations, &ask, url, &facts, &mut found)?;
     if facts.plain_tables > 0 && !files {
         found.notes.push(format!(
@@ -235,27 +238,8 @@ fn settings<F: Flavor>(facts: &Facts) -> Vec<Finding> {
         );
         findings.push(finding(what, Some(statements), false));
     }
-    findings.extend(zone(facts));
     findings.extend(F::settings(facts));
     findings
-}
-
-/// That production takes its time zone from its machine, which mirror and clones cannot: they run in UTC.
-fn zone(facts: &Facts) -> Option<Finding> {
-    let offsets: Vec<i64> = facts.setting("offsets").split_whitespace().filter_map(|text| text.parse().ok()).collect();
-    let (first, name) = (*offsets.first()?, facts.setting("system_time_zone"));
-    if facts.setting("time_zone") != "SYSTEM" || offsets.iter().all(|offset| *offset == 0) {
-        return None;
-    }
-    let what = format!(
-        "time_zone is SYSTEM, and production's machine is not in UTC ({name}); mirror and clones are: a TIMESTAMP is shown \
-         there in UTC, and a statement that converts one (DATETIME to TIMESTAMP, say) stores another moment in the mirror"
-    );
-    let (sign, minutes) = (if first < 0 { '-' } else { '+' }, first.abs() / 60);
-    let zone = format!("{sign}{:02}:{:02}", minutes / 60, minutes % 60);
-    let fix =
-        format!("SET GLOBAL time_zone = '{zone}';  -- and default_time_zone = '{zone}' in its section; then link");
-    Some(finding(what, offsets.iter().all(|offset| *offset == first).then_some(fix.as_str()), false))
 }
 
 fn versions<F: Flavor>(facts: &Facts, installations: &Installations) -> Vec<Finding> {
@@ -358,25 +342,6 @@ mod tests {
         for (mode, told) in [("OFF", true), ("ON", false)] {
             let found = settings::<Mariadb>(&read(&format!("{MARIADB}gtid_strict_mode\t{mode}\n")));
             assert_eq!(found.iter().any(|finding| !finding.fatal && finding.what.contains("gtid_seq_no")), told);
-        }
-    }
-
-    #[test]
-    fn m14_a_production_whose_machine_is_not_in_utc_is_told() {
-        let with = |zone: &str, offsets: &str| {
-            let said = format!("time_zone\t{zone}\nsystem_time_zone\tEST\noffsets\t{offsets}\n");
-            both(|text| format!("{text}{said}"))
-                .map(|(_, found)| found.into_iter().find(|one| one.what.contains("(EST)")))
-        };
-        for none in with("SYSTEM", "0 0 0").into_iter().chain(with("+02:00", "7200 7200 7200")) {
-            assert!(none.is_none(), "{none:?}");
-        }
-        for found in with("SYSTEM", "-18000 -18000 -14400") {
-            assert!(found.is_some_and(|found| !found.fatal && found.fix.is_none()));
-        }
-        for found in with("SYSTEM", "19800 19800 19800") {
-            let fix = found.and_then(|found| found.fix).unwrap_or_default();
-            assert!(fix.starts_with("SET GLOBAL time_zone = '+05:30';"), "{fix}");
         }
     }
 

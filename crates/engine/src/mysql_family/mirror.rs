@@ -11,7 +11,6 @@
 //! after any crash it asks production again from there, and what the log has already counts once. What the log lacks of that is
 //! received first (`refill.rs`).
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,12 +29,13 @@ use super::refill;
 use super::session::{connect, failed};
 use super::tree::{Mark, Tree, clear_mark};
 use super::wire::{ClientError, Rows, Session, literal};
+use super::zone;
 use crate::{EngineError, Link, Pulse, Seat, Source, UnitPlan, seat};
 
 /// How often production is looked at: the timeline lags by as much.
 const LOOKS: Duration = Duration::from_millis(500);
-/// A server's clock.
-pub const CLOCK: &str = "SELECT UNIX_TIMESTAMP(NOW(6)) * 1000000 DIV 1";
+/// A server's clock. What it shows in its own zone would be two moments in the hour that a change of it repeats.
+pub const CLOCK: &str = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))";
 
 pub fn place<'a>(seat: &'a Seat, source: &Source, facts: &Facts) -> Place<'a> {
     Place { data: &seat.data, run: &seat.run, server_id: config::server_id(&source.tag, facts) }
@@ -55,7 +55,7 @@ pub fn server<F: Flavor>(engine: &FamilyEngine<F>, facts: &Facts, seat: &Seat) -
             format!("--defaults-file={}", text(&seat.data.join(config::FILE))),
             format!("--basedir={}", text(&installation.prefix)),
         ],
-        env: BTreeMap::new(),
+        env: zone::environment(facts),
         dir: seat.data.clone(),
         account: seat.account.clone(),
         locks: F::locks(&seat.run),

@@ -9,7 +9,7 @@
 //! | `flavor.rs` | what differs |
 //! | `binlog/` | the log: what is in it, which place stands for a moment |
 //! | `install.rs` | which series this machine has |
-//! | `production.rs`, `facts.rs` | talking to production, and what preflight learns |
+//! | `production.rs`, `facts.rs`, `zone.rs` | talking to production, and what preflight learns |
 //! | `first.rs` | the first copy |
 //! | `mirror.rs` | the replica, how far we are, standing still |
 //! | `refill.rs` | what a crash took from the end of the log, received again |
@@ -42,6 +42,7 @@ pub mod session;
 mod travel;
 pub mod tree;
 pub mod wire;
+mod zone;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -15,17 +15,26 @@ use super::flavor::Flavor;
 use super::install::Installations;
 use super::io;
 use super::tree::PREPARED;
+use super::zone;
 use crate::EngineError;
 
 /// Whether a tree with these facts can be served here.
 pub fn fits(installations: &Installations, facts: &Facts) -> Result<(), EngineError> {
     plain(facts)?;
+    if let Some(zone) = facts.zone.as_ref().filter(|zone| !zone::is_known(zone)) {
+        return Err(EngineError::Invalid(format!("this machine does not know the time zone {zone} of production's")));
+    }
     installations.of(facts.series()).map(drop)
 }
 
 /// Whether facts are values that may be written into an option file.
 pub fn plain(facts: &Facts) -> Result<(), EngineError> {
-    let texts = facts.settings.iter().flat_map(|(name, value)| [name, value]).chain([&facts.version, &facts.role]);
+    let texts = facts
+        .settings
+        .iter()
+        .flat_map(|(name, value)| [name, value])
+        .chain([&facts.version, &facts.role])
+        .chain(&facts.zone);
     let strange = |text: &&String| text.len() > 1000 || text.contains(char::is_control);
     if let Some(text) = texts.chain(&facts.rights).find(strange) {
         let shown: String = text.chars().take(80).collect();
@@ -136,5 +145,9 @@ mod tests {
         };
         assert!(with("STRICT_ALL_TABLES").contains("10.11 is needed here"));
         assert!(with("x\nplugin_load=evil").contains("is no setting"));
+        let zone = |name: &str| Facts { zone: Some(name.to_owned()), ..Facts::default() };
+        let refused = |name| fits(&none, &zone(name)).expect_err("no such zone").to_string();
+        assert!(refused(":/etc/localtime").contains("does not know the time zone"));
+        assert!(refused("Europe\n").contains("is no setting"));
     }
 }

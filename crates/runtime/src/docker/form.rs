@@ -73,8 +73,10 @@ pub fn create(spec: &UnitSpec, container: &Container, home: &Path, habits: Habit
     let mut labels = container.labels.clone();
     labels.insert(UNIT.to_owned(), spec.id.to_string());
     labels.insert(HOME.to_owned(), home.to_string_lossy().into_owned());
-    let mut env: Vec<String> = vec!["LC_ALL=C".to_owned(), "TZ=UTC".to_owned()];
-    env.extend(spec.env.iter().map(|(name, value)| format!("{name}={value}")));
+    // A name twice would be one or the other, as the engine and the image's C library have it.
+    let usual = [("LC_ALL", "C"), ("TZ", "UTC")].into_iter().filter(|(name, _)| !spec.env.contains_key(*name));
+    let told = spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let env: Vec<String> = usual.chain(told).map(|(name, value)| format!("{name}={value}")).collect();
     let mounts: Vec<Value> = container
         .mounts
         .iter()

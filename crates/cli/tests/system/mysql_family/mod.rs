@@ -16,6 +16,7 @@ use crate::proxy::Proxy;
 use crate::stand::{Raised, entries, said};
 
 pub mod foreign;
+pub mod settings;
 pub mod travel;
 
 /// What the tests of one of them say differently.
@@ -549,6 +550,16 @@ macro_rules! shared_tests {
         #[test]
         fn a_fence_cuts_rows_and_files_at_one_instant_and_falls() {
             $crate::mysql_family::fence::<$make>();
+        }
+
+        #[test]
+        fn m14_a_timestamp_shows_the_hours_of_productions_machine() {
+            $crate::mysql_family::settings::zone_of_the_machine::<$make>("Europe/Berlin");
+        }
+
+        #[test]
+        fn m14_a_production_in_a_zone_by_its_name_is_copied_and_travels() {
+            $crate::mysql_family::settings::zone_by_name::<$make>();
         }
 
         #[test]
