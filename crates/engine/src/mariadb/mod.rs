@@ -67,6 +67,12 @@ impl Flavor for Mariadb {
     const REPLICA: &'static str = "Slave";
 
     const SHARED: &'static [&'static str] = &["character_set_collations", "old_mode", "innodb_undo_tablespaces"];
+    const ANSWERS: &'static [&'static str] = &[
+        "default_regex_flags",
+        "max_recursive_iterations",
+        "standard_compliant_cte",
+        "system_versioning_alter_history",
+    ];
     const ASKED: &'static [&'static str] = &[
         "innodb_log_group_home_dir",
         "innodb_data_file_path",

@@ -83,7 +83,7 @@ pub fn begin(engine: &MysqlEngine, seat: &Seat, source: &Source) -> Result<Optio
     seat::private_dir(&data, account)?;
     seat::write(&first.join("plugin"), "", account)?;
     let own = Place { data: &data, ..place(seat, source, &facts) };
-    let mut told = config::first::<Mysql>(&facts, &own, &seat.run.join("log"));
+    let mut told = config::mirror::<Mysql>(&facts, &own, &seat.run.join("log"));
     // The plugin says how far it is in tables that are there only then.
     told.path("init_file", &init).set("performance_schema", "ON");
     // Both must have it.

@@ -70,6 +70,8 @@ impl Flavor for Mysql {
     const REPLICA: &'static str = "Replica";
 
     const SHARED: &'static [&'static str] = &[];
+    const ANSWERS: &'static [&'static str] =
+        &["cte_max_recursion_depth", "ngram_token_size", "windowing_use_high_precision"];
     const ASKED: &'static [&'static str] = &[
         "gtid_mode",
         "enforce_gtid_consistency",

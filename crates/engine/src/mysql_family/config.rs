@@ -25,6 +25,9 @@ pub const REPLAY: &str = "pando.replay";
 /// InnoDB's redo log is as large everywhere, or a clone would make it anew at its start.
 pub const REDO: &str = "64M";
 
+/// The setting that a server without tables of zones does not start with, where it is a name.
+const ZONE: &str = "time_zone";
+
 /// Lines of an option file.
 #[derive(Debug)]
 pub struct Options {
@@ -49,17 +52,13 @@ impl Options {
         self.set(name, value.to_string_lossy())
     }
 
-    /// Takes one out again.
-    fn leave_out(&mut self, name: &str) {
-        self.lines.retain(|(known, _)| known != name);
-    }
-
     /// Adds what changes the meaning of data or queries, as production has it.
     pub fn shared(&mut self, settings: &BTreeMap<String, String>, names: &[&str]) {
         for (name, value) in names.iter().filter_map(|name| Some((*name, settings.get(*name)?))) {
             match (name, value.as_str()) {
-                ("time_zone", "SYSTEM") => {}
-                ("time_zone", zone) => drop(self.set("default_time_zone", zone)),
+                (ZONE, "SYSTEM") => {}
+                (ZONE, zone) => drop(self.set("default_time_zone", zone)),
+                ("tx_isolation", level) => drop(self.set("transaction_isolation", level)),
                 _ => drop(self.set(name, value)),
             }
         }
@@ -129,11 +128,12 @@ fn common<F: Flavor>(facts: &Facts, place: &Place<'_>) -> Options {
         .set("key_buffer_size", "8M")
         .set("relay_log_purge", "OFF");
     F::server_options(&mut options);
-    options.shared(&facts.settings, &facts::shared::<F>());
+    let usual: Vec<&str> = facts::shared::<F>().into_iter().filter(|name| *name != ZONE).collect();
+    options.shared(&facts.settings, &usual);
     options
 }
 
-/// The mirror's: a replica that only Pando talks to. It may lose its last second when the machine dies: what it
+/// The mirror's while its first copy is made, without a zone by its name: a replica that only Pando talks to. It may lose its last second when the machine dies: what it
 /// has applied is known to InnoDB itself, the rest comes again.
 pub fn mirror<F: Flavor>(facts: &Facts, place: &Place<'_>, live: &Path) -> Options {
     let mut options = common::<F>(facts, place);
@@ -149,17 +149,17 @@ pub fn mirror<F: Flavor>(facts: &Facts, place: &Place<'_>, live: &Path) -> Optio
     options
 }
 
-/// A first copy's, while it is made: the mirror's without a zone by its name. The tables of zones come with the copy, and
-/// a server that lacks them would not start.
-pub fn first<F: Flavor>(facts: &Facts, place: &Place<'_>, live: &Path) -> Options {
+/// The mirror's once its first copy is made, and the tables of zones came with it: a zone may have a name.
+pub fn following<F: Flavor>(facts: &Facts, place: &Place<'_>, live: &Path) -> Options {
     let mut options = mirror::<F>(facts, place, live);
-    options.leave_out("default_time_zone");
+    options.shared(&facts.settings, &[ZONE]);
     options
 }
 
 /// A clone's, the user's settings last.
 pub fn clone<F: Flavor>(facts: &Facts, place: &Place<'_>, manner: &Manner) -> Options {
     let mut options = common::<F>(facts, place);
+    options.shared(&facts.settings, &[ZONE]);
     let replay = place.data.join(REPLAY);
     options
         .path("relay_log", &replay.join("log"))

@@ -71,6 +71,32 @@ const SHARED: [&str; 9] = [
     "max_allowed_packet",
     "default_storage_engine",
 ];
+/// Settings that change what statements answer or store, and whether they can. (Not `autocommit`, `sql_safe_updates` and their
+/// like, which Pando's own sessions would have, too.)
+const ANSWERS: [&str; 21] = [
+    "auto_increment_increment",
+    "auto_increment_offset",
+    "block_encryption_mode",
+    "default_week_format",
+    "div_precision_increment",
+    "ft_max_word_len",
+    "ft_min_word_len",
+    "group_concat_max_len",
+    "innodb_default_row_format",
+    "innodb_ft_enable_stopword",
+    "innodb_ft_max_token_size",
+    "innodb_ft_min_token_size",
+    "innodb_rollback_on_timeout",
+    "innodb_strict_mode",
+    "lc_time_names",
+    "max_heap_table_size",
+    "max_sort_length",
+    "max_sp_recursion_depth",
+    "transaction_isolation",
+    // What older series of MariaDB call it.
+    "tx_isolation",
+    "updatable_views_with_limit",
+];
 const ASKED: [&str; 7] = [
     "system_time_zone",
     "log_bin",
@@ -83,7 +109,7 @@ const ASKED: [&str; 7] = [
 
 /// Settings that mirrors and clones share with production.
 pub fn shared<F: Flavor>() -> Vec<&'static str> {
-    SHARED.iter().chain(F::SHARED).copied().collect()
+    SHARED.iter().chain(F::SHARED).chain(&ANSWERS).chain(F::ANSWERS).copied().collect()
 }
 
 /// What a right is for; the first name is the one to grant, others are MariaDB's.

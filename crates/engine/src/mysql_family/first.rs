@@ -118,7 +118,7 @@ pub fn install<F: Flavor>(
     seat::private_dir(&seat.run, account)?;
     seat::empty(&seat.data)?;
     let dir = if F::WANTS_NO_FILE { aside } else { &seat.data };
-    let told = config::first::<F>(facts, &place(seat, source, facts), &seat.run.join("log"));
+    let told = config::mirror::<F>(facts, &place(seat, source, facts), &seat.run.join("log"));
     seat::write(&dir.join(config::FILE), &told.text(), account)?;
     seat::write(&dir.join(config::INIT), &config::init::<F>(&Before::Nothing), account)?;
     let installation = engine.installation(facts)?;

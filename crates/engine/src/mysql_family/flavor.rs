@@ -42,6 +42,8 @@ pub trait Flavor: Dialect + Clone + PartialEq + Send + Sync {
 
     /// Settings that change what data means or how it lies on disk, beside those that both have (M-14).
     const SHARED: &'static [&'static str];
+    /// Settings that change what statements answer or store, beside those that both have.
+    const ANSWERS: &'static [&'static str];
     /// More settings that are asked for.
     const ASKED: &'static [&'static str];
     /// What a table's options are like where it is encrypted, as a condition; and what is said of such tables.

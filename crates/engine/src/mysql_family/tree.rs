@@ -78,8 +78,8 @@ impl<F: Flavor> Tree<F> {
         seat::note(&place.data.join(NOTE), self, account)?;
         let options = match &self.manner {
             Some(manner) => config::clone::<F>(facts, place, manner),
-            None if self.epoch.is_none() => config::first::<F>(facts, place, live),
-            None => config::mirror::<F>(facts, place, live),
+            None if self.epoch.is_none() => config::mirror::<F>(facts, place, live),
+            None => config::following::<F>(facts, place, live),
         };
         seat::write(&place.data.join(config::FILE), &options.text(), account)?;
         seat::write(&place.data.join(config::INIT), &config::init::<F>(before), account)

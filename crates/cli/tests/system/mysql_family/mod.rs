@@ -558,6 +558,11 @@ macro_rules! shared_tests {
         }
 
         #[test]
+        fn m14_a_clone_answers_as_production_is_set_to() {
+            $crate::mysql_family::settings::of_answers::<$make>();
+        }
+
+        #[test]
         fn m14_a_production_in_a_zone_by_its_name_is_copied_and_travels() {
             $crate::mysql_family::settings::zone_by_name::<$make>();
         }

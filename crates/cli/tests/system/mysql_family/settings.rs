@@ -68,3 +68,59 @@ pub fn zone_by_name<M: Side>() {
     stand.json(&["rm", "dev", "came"]);
     stand.end(&[]);
 }
+
+/// Words of two letters are found, texts are cut, numbers and weeks and months are said in other ways.
+const SET: [&str; 14] = [
+    "innodb_ft_min_token_size=2",
+    "innodb_ft_max_token_size=20",
+    "ft_min_word_len=2",
+    "group_concat_max_len=7",
+    "transaction_isolation=READ-COMMITTED",
+    "div_precision_increment=9",
+    "default_week_format=3",
+    "lc_time_names=de_DE",
+    "innodb_strict_mode=OFF",
+    "auto_increment_increment=10",
+    "auto_increment_offset=3",
+    "max_sort_length=64",
+    "max_heap_table_size=32M",
+    "max_sp_recursion_depth=5",
+];
+const ANSWERS: &str = "SELECT n FROM page WHERE MATCH (text) AGAINST ('ox') ORDER BY n; \
+    SELECT n FROM old WHERE MATCH (text) AGAINST ('ox' IN BOOLEAN MODE) ORDER BY n; \
+    SELECT GROUP_CONCAT(text ORDER BY n) FROM page; SELECT 1 / 7, WEEK('2024-12-31'), DATE_FORMAT('2024-10-01', '%M'); \
+    SHOW GLOBAL VARIABLES WHERE variable_name IN ('transaction_isolation', 'tx_isolation', 'innodb_strict_mode', \
+    'auto_increment_increment', 'auto_increment_offset', 'max_sort_length', 'max_heap_table_size', \
+    'max_sp_recursion_depth', 'ft_min_word_len', 'innodb_ft_max_token_size')";
+
+pub fn of_answers<M: Side>() {
+    let Some(stand) = Stand::<M>::with(&SET) else { return };
+    // Where InnoDB is strict, the first copy's server would not make this one.
+    stand.production.sql(
+        "CREATE TABLE page (n INT PRIMARY KEY AUTO_INCREMENT, text VARCHAR(99), FULLTEXT (text)) KEY_BLOCK_SIZE=9; \
+         CREATE TABLE old (n INT PRIMARY KEY, text VARCHAR(99), FULLTEXT (text)) ENGINE=MyISAM; \
+         CREATE TABLE heap (text CHAR(250) CHARACTER SET latin1) ENGINE=MEMORY; \
+         INSERT INTO page (text) VALUES ('an ox'), ('a cat'); INSERT INTO old VALUES (1, 'an ox'), (2, 'a cat'), (3, 'a')",
+    );
+    stand.link(&[]);
+    // More than a server takes by itself in one such table.
+    stand.production.sql(
+        "INSERT INTO page (text) VALUES ('ox and cow'); INSERT INTO old VALUES (4, 'ox and cow'); \
+         INSERT INTO heap WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 300) \
+         SELECT REPEAT('x', 250) FROM n a, n b",
+    );
+    let answers = stand.production.sql(ANSWERS);
+    for said in ["3\n23\n1\n4\n", "an ox,a", "0.14285714", "Oktober", "READ-COMMITTED"] {
+        assert!(answers.contains(said), "{said}: {answers}");
+    }
+    let url = stand.copy("blog@now", "dev", &[]);
+    assert_eq!(at::<M>(&url, ANSWERS), answers);
+    stand.state("following", 30);
+    at::<M>(&url, "INSERT INTO page (text) VALUES ('one more ox')");
+    assert_eq!(at::<M>(&url, "SELECT MAX(n) FROM page"), "33");
+    // What a user sets counts.
+    let url = stand.copy("blog@now", "other", &["--set", "group_concat_max_len=9"]);
+    assert_eq!(at::<M>(&url, "SELECT @@group_concat_max_len, @@div_precision_increment"), "9\t9");
+    stand.json(&["rm", "dev", "other"]);
+    stand.end(&[]);
+}
