@@ -516,8 +516,9 @@ fn record_schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
     let due = current.is_none_or(|last| world.now().duration_since(last.taken_at) >= every)
         || begins_anew(world, owner, &snapshots)?;
     let changed = current.is_none() || may_have_changed(world, owner);
-    // A fresh log needs a moment to flow; before, nothing could be rolled forward from a snapshot.
-    let flows = owner.sources.keys().any(|name| world.live(&owner.id, name).pulse.through.is_some());
+    // A fresh log needs a moment to flow; before, nothing could be rolled forward from a snapshot. Directories have none.
+    let mut logs = owner.sources.iter().filter(|(_, held)| units::has_log(held.kind)).peekable();
+    let flows = logs.peek().is_none() || logs.any(|(name, _)| world.live(&owner.id, name).pulse.through.is_some());
     if due && changed && flows {
         run_now(world, Snapshot::new(world, owner))?;
     }

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use pando_catalog::{CloneRecord, OperationRecord};
+use pando_catalog::{CatalogError, CloneRecord, OperationRecord};
 use pando_host::durable::write_atomic;
 use pando_model::{CloneState, OperationState, Problem, Profile};
 
@@ -35,7 +35,8 @@ impl Pando {
         Ok(())
     }
 
-    /// After a restart of the machine a disposable clone may be damaged: it had no syncs.
+    /// After a restart of the machine a disposable clone may be damaged: it had no syncs. So may be what it was before a
+    /// refresh: that is not to be had back any more.
     fn after_reboot(&self) -> Result<(), Problem> {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let file = self.world.home.boot_file();
@@ -44,20 +45,41 @@ impl Pando {
             return Ok(());
         }
         if !before.is_empty() {
-            for mut record in self.world.catalog.all::<CloneRecord>().map_err(IntoProblem::into_problem)? {
-                let written = record.state == CloneState::Running
-                    || (record.elsewhere && record.sources.values().any(|source| units::has_server(source.engine)));
-                if record.profile == Profile::Disposable && written {
-                    record.state = CloneState::Failed;
-                    record.problem = Some(
-                        "the machine was restarted, and a disposable clone does not survive that; refresh it"
-                            .to_owned(),
-                    );
-                    self.world.catalog.put(&record).map_err(IntoProblem::into_problem)?;
+            for record in self.world.catalog.all::<CloneRecord>().map_err(IntoProblem::into_problem)? {
+                if record.profile == Profile::Disposable {
+                    self.doubt(record).map_err(IntoProblem::into_problem)?;
                 }
             }
         }
         write_atomic(&file, boot.as_bytes(), 0o600).map_err(|error| io("noting the boot", error))
+    }
+
+    /// Says of a disposable clone what the restart of the machine has made of it.
+    fn doubt(&self, mut record: CloneRecord) -> Result<(), CatalogError> {
+        const WHY: &str = "the machine was restarted, and a disposable clone does not survive that; refresh it";
+        let world = &self.world;
+        let written = record.state == CloneState::Running
+            || (record.elsewhere && record.sources.values().any(|source| units::has_server(source.engine)));
+        // Its time is over: the heartbeat takes it away.
+        let forgotten = record
+            .former
+            .as_mut()
+            .is_some_and(|former| std::mem::replace(&mut former.until, world.now()) > world.now());
+        if written {
+            (record.state, record.problem) = (CloneState::Failed, Some(WHY.to_owned()));
+        }
+        if written || forgotten {
+            world.catalog.put(&record)?;
+        }
+        if written {
+            world.event("clone-failed", Some(&record.name), &format!("{} has failed: {WHY}", record.name));
+        }
+        if forgotten {
+            let text =
+                format!("what {} was before its last refresh does not survive a restart of the machine", record.name);
+            world.event("undo-forgotten", Some(&record.name), &text);
+        }
+        Ok(())
     }
 }
 

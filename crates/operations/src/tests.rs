@@ -6,6 +6,7 @@
 //! | `tests/agree.rs` | what must be true whenever nothing is under way |
 //! | `tests/cases.rs` | the table: every verb with what it needs and what it makes |
 //! | `tests/crash.rs` | the loop: every point of every case fails, dies, dies again while it is mended |
+//! | `tests/ages.rs` | a restart of the machine, snapshots that outlive their log |
 //! | `tests/claims.rs` | who may do what while somebody else does something; a full pool |
 //! | `tests/hooks.rs` | which hooks run when, and what a failing one leaves |
 //! | `tests/fence.rs` | writes of production held, and let go |
@@ -17,6 +18,7 @@
 //! | `tests/travel.rs` | what comes from elsewhere |
 //! | `tests/volumes.rs` | volumes of container engines |
 
+mod ages;
 mod agree;
 mod anew;
 mod cases;

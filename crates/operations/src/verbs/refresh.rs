@@ -125,7 +125,7 @@ impl Refresh {
                 .hint("`pando ops` shows what goes on; if it is stuck, restart the daemon")
                 .into());
         }
-        if origin == Origin::Former && record.former.is_none() {
+        if origin == Origin::Former && record.former.as_ref().is_none_or(|former| former.until <= world.now()) {
             return Err(refused(format!("{clone} has no former state to go back to"))
                 .hint("the state before a refresh or rewind is kept for an hour")
                 .into());

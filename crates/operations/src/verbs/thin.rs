@@ -1,14 +1,15 @@
-//! `thin`: what the policy does not keep goes: snapshots, prepared trees, former states, log. Started by the
-//! heartbeat. Never touches what a bookmark pins or what something is being made of.
+//! `thin`: what the policy does not keep goes: snapshots, prepared trees, former states, log; and snapshots that were
+//! never prepared, once their log is gone. Started by the heartbeat. Never touches what a bookmark pins or what something is being made of.
 //!
 //! # Crash consistency
 //! Records go first, in one commit; undo puts them back, because the operation remembers them. Trees are
 //! destroyed only after that, and then always.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use pando_catalog::{BookmarkRecord, CatalogError, Change, CloneRecord, Durability, Former, SnapshotRecord};
+use pando_engine::Mark;
 use pando_model::{Name, OwnerId, SnapshotId, VolumeId};
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,8 @@ impl Thin {
         let mut gone: Vec<&SnapshotRecord> =
             policy.expendable(&moments, now).into_iter().map(|index| free[index]).collect();
         gone.retain(|snapshot| newest_prepared.is_none_or(|newest| newest.id != snapshot.id));
+        let left: Vec<_> = free.iter().filter(|one| !gone.iter().any(|other| other.id == one.id)).copied().collect();
+        gone.extend(unserved(owner, &snapshots, &left, now)?);
         let next_tier = now.checked_add(SignedDuration::from_hours(1)).unwrap_or(now);
         let recent: BTreeSet<&SnapshotId> =
             snapshots.iter().rev().filter(|one| one.prepared.is_some()).take(PREPARED).map(|one| &one.id).collect();
@@ -147,10 +150,7 @@ impl Thin {
         let world = &run.world;
         let Some(owner) = Owner::load(world, &self.owner)? else { return Ok(()) };
         let snapshots = owner.snapshots(world)?;
-        let keep_from = world
-            .now()
-            .checked_sub(SignedDuration::from_secs(owner.app.policy.log_keep_seconds))
-            .unwrap_or(Timestamp::MIN);
+        let keep_from = kept_from(&owner, world.now());
         for (name, held) in &owner.sources {
             let marks: Vec<_> = snapshots
                 .iter()
@@ -165,6 +165,42 @@ impl Thin {
         }
         Ok(())
     }
+}
+
+/// Since when log is kept.
+fn kept_from(owner: &Owner, now: Timestamp) -> Timestamp {
+    now.checked_sub(SignedDuration::from_secs(owner.app.policy.log_keep_seconds)).unwrap_or(Timestamp::MIN)
+}
+
+/// Snapshots of an app that were not prepared, and whose log is kept no more: nothing can be made of them. A clone's are
+/// whole without their log.
+fn unserved<'a>(
+    owner: &Owner,
+    all: &[SnapshotRecord],
+    of: &[&'a SnapshotRecord],
+    now: Timestamp,
+) -> Done<Vec<&'a SnapshotRecord>> {
+    let keep_from = kept_from(owner, now);
+    // From there on log is kept.
+    let Some(base) = all.iter().rev().find(|one| one.moment <= keep_from) else { return Ok(Vec::new()) };
+    let is_old = |one: &&&SnapshotRecord| one.prepared.is_none() && one.moment < base.moment;
+    let mut old: Vec<&SnapshotRecord> = of.iter().filter(is_old).copied().collect();
+    if old.is_empty() || owner.clone.is_some() {
+        return Ok(Vec::new());
+    }
+    let mut stretches = BTreeMap::new();
+    for (name, held) in &owner.sources {
+        stretches.insert(name, held.engine.stretches(&held.seat.log)?);
+    }
+    let is_there = |name: &Name, mark: &Mark| {
+        let mut kept = stretches.get(name).into_iter().flatten();
+        kept.any(|one| one.epoch == mark.from.epoch && one.first <= mark.from.lsn)
+    };
+    let lacks = |one: &SnapshotRecord| {
+        owner.sources.keys().any(|name| mark(one, name).is_some_and(|mark| mark.rolls && !is_there(name, &mark)))
+    };
+    old.retain(|one| lacks(one));
+    Ok(old)
 }
 
 /// Sets a clone's former state, if this is about one.
