@@ -273,11 +273,65 @@ fn t16_databases_that_nobody_may_enter_are_cut_off_too_and_stay_closed() {
     // One that waits for what does not end is told so.
     production.psql("CREATE ROLE pando PASSWORD 'x'");
     production.psql("BEGIN; ALTER ROLE pando CONNECTION LIMIT 50; PREPARE TRANSACTION 'xa1'");
-    // A clone ends at a commit.
-    production.psql("CREATE TABLE later ()");
     let told = stand.fails(4, &["clone", "shop@now", "never"]);
     assert!(told.contains("pg_prepared_xacts"), "{told}");
     production.psql("ROLLBACK PREPARED 'xa1'");
     stand.copy("shop@now", "again");
     stand.end(&["pg_prepared_xacts"]);
+}
+
+/// What production has dropped or changed stays in its pages, in statistics and in the log: not in what leaves.
+#[test]
+fn t16_no_archive_holds_what_production_has_dropped() {
+    let Some(stand) = Stand::new() else { return };
+    let production = &stand.production;
+    production.psql("CREATE DATABASE second");
+    for database in ["postgres", "second"] {
+        production.psql_in(database, "CREATE FOREIGN DATA WRAPPER elsewhere");
+        production.psql_in(
+            database,
+            "CREATE SERVER elsewhere FOREIGN DATA WRAPPER elsewhere OPTIONS (key 'secret-of-a-server')",
+        );
+    }
+    let map = |database: &str, password: &str| {
+        let mapping = format!("CREATE USER MAPPING FOR PUBLIC SERVER elsewhere OPTIONS (password '{password}')");
+        production.psql_in(database, &mapping);
+    };
+    let drop = |database: &str| production.psql_in(database, "DROP USER MAPPING FOR PUBLIC SERVER elsewhere");
+    let verifier = || production.psql("SELECT rolpassword FROM pg_authid WHERE rolname = 'app'");
+    // Before the first copy: in its pages only.
+    map("postgres", "secret-of-before");
+    production.psql("CREATE ROLE app LOGIN PASSWORD 'one'");
+    let mut secrets = vec![verifier()];
+    production.psql("ANALYZE pg_user_mapping, pg_authid");
+    production.psql("ALTER ROLE app PASSWORD 'two'");
+    secrets.push(verifier());
+    drop("postgres");
+    stand.link(&["--snapshot-every", "1h"]);
+    // While it is followed: in the log, too, up to its very end.
+    map("second", "secret-of-then");
+    production.psql_in("second", "ANALYZE pg_user_mapping");
+    drop("second");
+    production.psql_in("second", "ALTER SERVER elsewhere OPTIONS (DROP key)");
+    production.psql("ALTER SERVER elsewhere OPTIONS (DROP key)");
+    stand.json(&["snapshot", "shop"]);
+    map("second", "secret-of-now");
+    production.psql("ALTER ROLE app PASSWORD 'three'");
+    secrets.push(verifier());
+    assert!(secrets.iter().all(|secret| secret.starts_with("SCRAM-SHA-256")), "{secrets:?}");
+    secrets.extend(["a-server", "before", "then", "now"].map(|of| format!("secret-of-{of}")));
+
+    let dir = tempfile::TempDir::new().unwrap();
+    let mut left = Vec::new();
+    for moment in ["shop@now", "shop@latest"] {
+        let to = dir.path().join("shop.tar");
+        stand.json(&["export", moment, "--output", to.to_str().unwrap()]);
+        let archived = fs::read(&to).unwrap();
+        assert!(archived.len() > 1 << 20);
+        let held = |secret: &&String| archived.windows(secret.len()).any(|window| window == secret.as_bytes());
+        left.extend(secrets.iter().filter(held).map(|secret| format!("{moment}: {secret}")));
+        fs::remove_file(&to).unwrap();
+    }
+    assert!(left.is_empty(), "{left:#?}");
+    stand.end(&[]);
 }

@@ -42,19 +42,39 @@ const CUT_SHARED: [(&str, &str); 2] = [
     ),
 ];
 
-/// What is cut in each database: what foreign servers would log in with.
-const CUT_LOCAL: [(&str, &str); 1] =
-    [("pg_user_mapping", "UPDATE pg_catalog.pg_user_mapping SET umoptions = NULL WHERE umoptions IS NOT NULL")];
+/// What is cut in each database: what foreign servers would log in with, and what `ANALYZE` has seen of all that is secret.
+/// Its rows stay, emptied: a cut that is made again finds that they were there.
+const CUT_LOCAL: [(&str, &str); 2] = [
+    ("pg_user_mapping", "UPDATE pg_catalog.pg_user_mapping SET umoptions = NULL WHERE umoptions IS NOT NULL"),
+    (
+        "pg_statistic",
+        "UPDATE pg_catalog.pg_statistic SET stakind1 = 0, stakind2 = 0, stakind3 = 0, stakind4 = 0, stakind5 = 0,
+            stanumbers1 = NULL, stanumbers2 = NULL, stanumbers3 = NULL, stanumbers4 = NULL, stanumbers5 = NULL,
+            stavalues1 = NULL, stavalues2 = NULL, stavalues3 = NULL, stavalues4 = NULL, stavalues5 = NULL
+         WHERE starelid = ANY (ARRAY['pg_catalog.pg_authid', 'pg_catalog.pg_subscription', 'pg_catalog.pg_user_mapping',
+            'pg_catalog.pg_foreign_server']::pg_catalog.regclass[])",
+    ),
+];
 
-/// Cuts, and rewrites what was cut: the old rows would stay in the pages, for a superuser to read.
-fn apply(client: &mut Client, cuts: &[(&str, &str)]) -> Result<(), postgres::Error> {
+/// Written anew whatever was cut: of these, what production has dropped or changed is in the pages, too, and after a cut
+/// that was interrupted what that one has changed. They are small.
+const REWRITTEN_SHARED: [&str; 2] = ["pg_authid", "pg_subscription"];
+const REWRITTEN_LOCAL: [&str; 2] = ["pg_user_mapping", "pg_foreign_server"];
+
+/// Cuts, and rewrites: the old rows would stay in the pages, for a superuser to read.
+fn apply(client: &mut Client, cuts: &[(&str, &str)], rewritten: &[&str]) -> Result<(), postgres::Error> {
     client.batch_execute(IMPATIENT)?;
     for (table, update) in cuts {
-        if client.execute(*update, &[])? > 0 {
-            client.batch_execute(&format!("VACUUM (FULL) pg_catalog.{table}"))?;
+        let cut = client.execute(*update, &[])? > 0;
+        if cut && !rewritten.contains(table) {
+            rewrite(client, table)?;
         }
     }
-    Ok(())
+    rewritten.iter().try_for_each(|table| rewrite(client, table))
+}
+
+fn rewrite(client: &mut Client, table: &str) -> Result<(), postgres::Error> {
+    client.batch_execute(&format!("VACUUM (FULL) pg_catalog.{table}"))
 }
 
 /// Cuts what points to production, in all databases, also in those that nobody may enter: they are opened for it.
@@ -65,7 +85,7 @@ fn apply(client: &mut Client, cuts: &[(&str, &str)]) -> Result<(), postgres::Err
 pub fn cut(client: &mut Client, server: &Server) -> Result<(), EngineError> {
     let action = failed("cutting a clone off production");
     client.batch_execute("SET session_replication_role = replica").map_err(&action)?;
-    apply(client, &CUT_SHARED).map_err(&action)?;
+    apply(client, &CUT_SHARED, &REWRITTEN_SHARED).map_err(&action)?;
     // What a DROP DATABASE left that was interrupted cannot be entered nor opened.
     for row in
         client.query("SELECT datname FROM pg_catalog.pg_database WHERE datconnlimit = -2", &[]).map_err(&action)?
@@ -80,11 +100,13 @@ pub fn cut(client: &mut Client, server: &Server) -> Result<(), EngineError> {
     );
     for row in client.query(&asked, &[]).map_err(&action)? {
         let (database, closed): (&str, bool) = (row.get(0), row.get(1));
-        let cut = || apply(&mut connect(server, database)?, &CUT_LOCAL);
+        let cut = || apply(&mut connect(server, database)?, &CUT_LOCAL, &REWRITTEN_LOCAL);
         let done = if closed { opened(client, database, cut) } else { cut() };
         done.map_err(&action)?;
     }
-    Ok(())
+    // The segment of the log has production's own statements, to the last one. Of a tree that is stopped and leaves, the
+    // one alone is kept that it was stopped in.
+    client.batch_execute("SELECT pg_catalog.pg_switch_wal()").map_err(&action)
 }
 
 /// Does something in a database that nobody may enter, which is closed again whatever becomes of it.
