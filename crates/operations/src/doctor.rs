@@ -5,6 +5,7 @@ use pando_host::{Account, confine};
 use pando_model::{AppState, DoctorItem, DoctorView, OperationState, Problem};
 use pando_pool::PoolConfig;
 
+use crate::apart;
 use crate::containers;
 use crate::facade::Pando;
 use crate::fault::IntoProblem;
@@ -34,10 +35,7 @@ impl Pando {
         let world = &self.world;
         let mut items = vec![item("home", "ok", world.home.root().display().to_string(), None)];
         match world.home.reachable(world.account.as_ref()) {
-            Ok(()) => {
-                let name = world.account.as_ref().map_or("the daemon's own account", |account| account.name.as_str());
-                items.push(item("account", "ok", format!("servers of clones run as {name}"), None));
-            }
+            Ok(()) => items.push(apart::doctor(world)),
             Err(problem) => items.push(item("account", "problem", problem.message, problem.hint)),
         }
         items.push(confinement(world.runtime.confines()));

@@ -1,4 +1,4 @@
-//! Who passes into what is in the pool. Mirrors and snapshots hold files as production has them, with the numbers of their
+//! Who passes into logs, and into what is in the pool. Mirrors and snapshots hold files as production has them, with the numbers of their
 //! owners there: whoever has one of these numbers on this machine would read them, and change them behind production's
 //! back. So only root passes, and the account of the servers; without root only the daemon's own user. The volumes of
 //! clones are entered by whoever works with them.
@@ -63,8 +63,15 @@ pub fn close_snapshots(world: &World) -> Done<()> {
     Ok(set(world, &pando_pool::snapshots_of(world.pool()?.root()), false)?)
 }
 
+/// Logs are made closed; those from before are as everybody could read them.
+fn close_logs(world: &World) -> Result<(), Problem> {
+    let within = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    within(&world.home.logs()).flat_map(|owner| within(&owner)).try_for_each(|log| set(world, &log, false))
+}
+
 /// All that is there.
 pub fn at_start(world: &World) -> Result<(), Problem> {
+    close_logs(world)?;
     let Ok(pool) = world.pool() else { return Ok(()) };
     close_snapshots(world).map_err(Fault::into_problem)?;
     for app in world.catalog.all::<AppRecord>().map_err(IntoProblem::into_problem)? {

@@ -200,9 +200,7 @@ impl Pando {
         crate::doors::close_snapshots(world).map_err(Fault::into_problem)?;
         let level = if config.driver == DriverKind::Copy { "warning" } else { "ok" };
         let mut items: Vec<DoctorItem> = words.into_iter().map(|text| item("pool", level, text, None)).collect();
-        if let Some(account) = &world.account {
-            items.push(item("account", "ok", format!("servers of clones run as {}", account.name), None));
-        }
+        items.push(crate::apart::doctor(world));
         Ok(DoctorView { healthy: true, items })
     }
 

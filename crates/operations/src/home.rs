@@ -98,6 +98,11 @@ impl Home {
         self.root.join("images")
     }
 
+    /// All change logs.
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("log")
+    }
+
     /// A source's change log.
     pub fn log(&self, owner: &OwnerId, source: &Name) -> PathBuf {
         self.log_of(owner).join(source.as_str())
@@ -105,12 +110,17 @@ impl Home {
 
     /// All change logs of an owner.
     pub fn log_of(&self, owner: &OwnerId) -> PathBuf {
-        self.root.join("log").join(owner.as_str())
+        self.logs().join(owner.as_str())
     }
 
     /// The stable place of a clone's sources: links that refresh swaps.
     pub fn clone_dir(&self, clone: &Name) -> PathBuf {
         self.root.join("clones").join(clone.as_str())
+    }
+
+    /// Where the directories of sockets are.
+    pub fn sockets(&self) -> &Path {
+        &self.run
     }
 
     /// The directory of a unit's sockets.
@@ -146,22 +156,29 @@ impl Home {
     /// Whether the account can reach what lies under HOME.
     pub fn reachable(&self, account: Option<&Account>) -> Result<(), Problem> {
         let Some(account) = account else { return Ok(()) };
-        for dir in self.root.ancestors().chain(self.run.ancestors()) {
-            let Ok(meta) = fs::metadata(dir) else { continue };
-            let passes = meta.mode() & 0o001 != 0
-                || (meta.uid() == account.uid && meta.mode() & 0o100 != 0)
-                || (meta.gid() == account.gid && meta.mode() & 0o010 != 0);
-            if !passes {
-                return Err(failed(format!(
-                    "the servers of clones run as the account {}, which cannot pass {}",
-                    account.name,
-                    dir.display()
-                ))
-                .hint(format!("choose another --home such as /var/lib/pando, or: chmod o+x {}", dir.display())));
-            }
+        let passes = |meta: &fs::Metadata| {
+            let mode = meta.mode();
+            mode & 0o001 != 0
+                || (meta.uid() == account.uid && mode & 0o100 != 0)
+                || (meta.gid() == account.gid && mode & 0o010 != 0)
+        };
+        match shut(&[&self.root, &self.run], passes) {
+            None => Ok(()),
+            Some(dir) => Err(failed(format!("servers run as the account {}, which cannot pass {dir}", account.name))
+                .hint(format!("choose another --home such as /var/lib/pando, or: chmod o+x {dir}"))),
         }
-        Ok(())
     }
+}
+
+/// The first directory on the way to these that does not let somebody pass.
+fn shut(to: &[&Path], passes: impl Fn(&fs::Metadata) -> bool) -> Option<String> {
+    let dirs = to.iter().flat_map(|path| path.ancestors());
+    dirs.filter(|dir| fs::metadata(dir).is_ok_and(|meta| !passes(&meta))).map(|dir| dir.display().to_string()).next()
+}
+
+/// The first directory on the way to these that does not let everybody pass.
+pub fn shut_to_others(to: &[&Path]) -> Option<String> {
+    shut(to, |meta| meta.mode() & 0o001 != 0)
 }
 
 /// A system account of that name, made when missing; `nobody` where it cannot be made.

@@ -17,12 +17,14 @@
 //! | `follow.rs` | the heartbeat: mirrors, schedules, leases |
 //! | `anew.rs` | first copies that are made anew |
 //! | `dying.rs` | servers that die soon after every start |
+//! | `apart.rs` | whom the servers of clones run as |
 //! | `doors.rs` | who passes into mirrors, snapshots and clones |
 //! | `views.rs` | what is shown |
 //! | `volumes/` | volumes of container engines |
 //! | `verbs/` | one file per verb |
 
 mod anew;
+mod apart;
 mod containers;
 mod doctor;
 mod doors;

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use pando_catalog::{AppRecord, CloneRecord, CloneSource, Sealed, SnapshotRecord};
 use pando_engine::{Engine, Seat, Source};
+use pando_host::Idmap;
 use pando_model::{AppState, CloneState, EngineKind, Name, OwnerId, PoolSnapshotId, UnitId, VolumeId};
 
 use pando_runtime::Container;
 
+use crate::apart;
 use crate::containers;
 use crate::fault::{Done, Fault, failed, not_found};
 use crate::world::World;
@@ -33,16 +35,27 @@ pub struct Held {
     pub container: Option<Container>,
     /// Its data came from elsewhere: what a server reads there may lead it anywhere.
     pub foreign: bool,
+    /// Whom its processes run as instead of the account of all servers.
+    pub number: Option<u32>,
 }
 
 impl Held {
-    /// Where alone its processes change files, if that is so: in the volume, which may hold what lies beside a tree, in
-    /// its directory of sockets, and in its log.
-    pub fn writes(&self) -> Option<Vec<PathBuf>> {
+    /// What its processes have: the volume, which may hold what lies beside a tree, its directory of sockets, and its log.
+    fn dirs(&self) -> Vec<PathBuf> {
         let seat = &self.seat;
         let volume = seat.data.parent().unwrap_or(&seat.data);
-        let dirs = || [volume, &seat.run, &seat.log].map(Path::to_owned).to_vec();
-        (self.foreign && self.container.is_none()).then(dirs)
+        [volume, &seat.run, &seat.log].map(Path::to_owned).to_vec()
+    }
+
+    /// Where alone its processes change files, if that is so.
+    pub fn writes(&self) -> Option<Vec<PathBuf>> {
+        (self.foreign && self.container.is_none()).then(|| self.dirs())
+    }
+
+    /// The number that its processes have to themselves, if they have one, and where they pass for the account.
+    pub fn idmap(&self) -> Option<Idmap> {
+        let id = self.number.filter(|_| self.container.is_none())?;
+        Some(Idmap { id, dirs: self.dirs() })
     }
 }
 
@@ -104,6 +117,8 @@ impl Owner {
                 units: stored.units.clone(),
                 container: None,
                 foreign: app.state == AppState::Detached,
+                // A mirror knows production's password, and production may ask who it is on this machine.
+                number: if app.state == AppState::Detached { apart::number(world, &id) } else { None },
             };
             sources.insert(name.clone(), held);
         }
@@ -135,6 +150,7 @@ impl Owner {
                 units: stored.units.clone(),
                 container: containers::base(world, &app, &clone, name),
                 foreign: app.state == AppState::Detached,
+                number: apart::number(world, &id),
             };
             sources.insert(name.clone(), held);
         }

@@ -42,6 +42,7 @@ pub fn spec(held: &Held, plan: UnitPlan) -> Done<UnitSpec> {
     Ok(UnitSpec {
         id,
         writes: held.writes(),
+        idmap: held.idmap(),
         container,
         program: plan.program,
         args: plan.args,

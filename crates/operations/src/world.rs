@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -19,6 +19,7 @@ use pando_runtime::compose::Projects;
 use pando_runtime::{DockerRuntime, Runtime};
 
 use crate::anew::Anew;
+use crate::apart;
 use crate::dying::Dying;
 use crate::fault::{Done, failed, refused};
 use crate::home::Home;
@@ -79,6 +80,7 @@ pub struct World {
     adrift: Mutex<BTreeSet<OperationId>>,
     live: Mutex<HashMap<(OwnerId, Name), Live>>,
     bell: (Mutex<u64>, Condvar),
+    apart: OnceLock<bool>,
     stopping: AtomicBool,
     /// The streams of operations.
     pub transfers: Transfers,
@@ -150,6 +152,7 @@ impl World {
             adrift: Mutex::default(),
             live: Mutex::default(),
             bell: (Mutex::new(0), Condvar::new()),
+            apart: OnceLock::new(),
             stopping: AtomicBool::new(false),
             transfers: Transfers::default(),
             anew: Anew::default(),
@@ -185,6 +188,12 @@ impl World {
     /// Sets the pool.
     pub fn set_pool(&self, pool: Option<Arc<dyn PoolDriver>>) {
         *self.pool.write().unwrap_or_else(PoisonError::into_inner) = pool;
+    }
+
+    /// Whether the servers of clones have numbers of their own here: as it was when it was first asked with a pool.
+    pub fn keeps_apart(&self) -> bool {
+        let works = || self.account.as_ref().is_some_and(|account| apart::works(self, account).is_ok());
+        self.pool().is_ok() && *self.apart.get_or_init(works)
     }
 
     /// The engine of a kind.

@@ -26,6 +26,7 @@ pub fn spec(program: &str, args: &[&str]) -> UnitSpec {
         env: BTreeMap::new(),
         dir: PathBuf::from("/"),
         account: None,
+        idmap: None,
         locks: Vec::new(),
         writes: None,
         stop_signal: StopSignal::Term,

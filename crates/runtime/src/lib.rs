@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pando_host::{Account, ToolError};
+use pando_host::{Account, Idmap, ToolError};
 use pando_model::UnitId;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -77,6 +77,10 @@ pub struct UnitSpec {
     pub dir: PathBuf,
     /// The account it runs as; `None`: the daemon's own.
     pub account: Option<Account>,
+    /// Instead it runs under a number of its own, which passes for the account in some directories alone; none: as the
+    /// account, wherever that may go. A container sees its mounts alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idmap: Option<Idmap>,
     /// Files that begin with the id of the server's process, over which another one refuses to start. Whoever is
     /// killed leaves them behind, and in time the id is somebody else's: see `process/locks.rs`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -16,6 +16,7 @@
 )]
 
 mod any_second;
+mod apart;
 mod at_once;
 mod bad_input;
 mod catalog;

@@ -342,7 +342,7 @@ impl Engine for PostgresEngine {
         // Passwords of others may still work in a tree that was not prepared: its door stays shut until `admit`.
         tree::configure(&seat.data, &settings, prepared && stage.port.is_some(), account)?;
         if stage.record {
-            fs::create_dir_all(&seat.log).map_err(io("making a clone's log"))?;
+            tree::private_dir(&seat.log, account)?;
             self.begin_log(seat)?;
         }
         Ok(())

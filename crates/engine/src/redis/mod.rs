@@ -304,7 +304,7 @@ impl Engine for RedisEngine {
         }
         tree::clone_conf(seat, &facts, stage)?;
         if stage.record {
-            std::fs::create_dir_all(&seat.log).map_err(io("making a clone's log"))?;
+            private_dir(&seat.log, seat.account.as_ref())?;
             let last = manifest.increments().last();
             let length = last.map(|part| std::fs::metadata(aof::file(&seat.data, part)).map(|meta| meta.len()));
             let length = length.transpose().map_err(io("reading an AOF file"))?.unwrap_or(0);

@@ -223,6 +223,7 @@ fn spec(world: &World, unit: &UnitId, hook: &Hook, facts: &Facts) -> Done<UnitSp
         dir: "/".into(),
         account: account::of(world, hook)?,
         locks: Vec::new(),
+        idmap: None,
         writes: None,
         stop_signal: StopSignal::Kill,
         stop_grace_ms: 0,

@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Child;
 
+use pando_host::idmap::Mapped;
 use pando_host::{Confinement, Tool};
 
 use crate::UnitSpec;
@@ -23,8 +24,13 @@ pub const HOME: &str = "PANDO_HOME";
 #[allow(unsafe_code, reason = "std has no safe way to run setsid between fork and exec")]
 pub fn spawn(spec: &UnitSpec, home: &Path, log: File) -> io::Result<Child> {
     check(spec)?;
-    let mut command =
-        Tool::at(&spec.program).command().args(&spec.args).dir(&spec.dir).account(spec.account.as_ref()).build();
+    let mapped = match (&spec.idmap, &spec.account) {
+        (Some(idmap), Some(account)) => Some(idmap.prepare(account, &spec.dir)?),
+        _ => None,
+    };
+    // Who is to be somebody else becomes that after its mounts are made, which takes root.
+    let account = spec.account.as_ref().filter(|_| mapped.is_none());
+    let mut command = Tool::at(&spec.program).command().args(&spec.args).dir(&spec.dir).account(account).build();
     // Ours come last, so that no variable of the spec can hide the mark.
     command.envs(&spec.env).env(HOME, home).env(UNIT, spec.id.as_str());
     if let Some(input) = &spec.input {
@@ -35,6 +41,8 @@ pub fn spawn(spec: &UnitSpec, home: &Path, log: File) -> io::Result<Child> {
     let mark = move || {
         rustix::process::setsid()?;
         rustix::io::fcntl_setfd(&log, rustix::io::FdFlags::empty())?;
+        // Whoever is confined mounts nothing.
+        mapped.as_ref().map_or(Ok(()), Mapped::enter)?;
         confinement.as_ref().map_or(Ok(()), Confinement::enter)
     };
     // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes bare system
