@@ -250,3 +250,60 @@ fn what_production_has_prepared_is_in_clones() {
     stand.nothing_left();
     stand.end(&[]);
 }
+
+/// The same statement comes to the same in a clone: what production is set to, the linking role is not.
+#[test]
+fn the_results_of_statements_are_production_s() {
+    let known = Command::new("locale").arg("-a").output().unwrap().stdout;
+    let german = String::from_utf8(known).unwrap().lines().any(|name| name == "de_DE.utf8");
+    let locales = ["lc_monetary", "lc_numeric", "lc_time"]
+        .map(|name| format!("{name} = '{}'", if german { "de_DE.utf8" } else { "C.UTF-8" }));
+    let set = [
+        "TimeZone = 'Asia/Tokyo'",
+        "DateStyle = 'German, DMY'",
+        "IntervalStyle = 'iso_8601'",
+        "bytea_output = 'escape'",
+        "default_text_search_config = 'pg_catalog.german'",
+        "timezone_abbreviations = 'Australia'",
+        "default_transaction_isolation = 'serializable'",
+        "default_transaction_deferrable = on",
+        "extra_float_digits = -3",
+        "standard_conforming_strings = off",
+        "transform_null_equals = on",
+        "array_nulls = off",
+        "quote_all_identifiers = on",
+        "xmlbinary = 'hex'",
+        "pg_trgm.similarity_threshold = 0.9",
+        "session_preload_libraries = 'auto_explain'",
+    ];
+    let Some(stand) = Stand::of(with(&set.into_iter().chain(locales.iter().map(String::as_str)).collect::<Vec<_>>()))
+    else {
+        return;
+    };
+    let production = &stand.production;
+    production.psql("CREATE TABLE kept AS SELECT timestamptz '2026-03-01 12:00 EST' AS at, 0.1::float8 + 0.2 AS n");
+    production.psql("CREATE EXTENSION pg_trgm");
+    production.psql("ALTER ROLE boss SET TimeZone = 'America/Lima'");
+    stand.link(&["--snapshot-every", "1h"]);
+    all_prepared(&stand);
+    // As a role of which nothing is set.
+    production.psql("CREATE ROLE plain SUPERUSER LOGIN PASSWORD 'plain'");
+    let plain = production.url("postgres").replace("boss:prod-secret", "plain:plain");
+    for moment in ["shop@latest", "shop@now"] {
+        let name = moment.rsplit('@').next().unwrap();
+        let copy = stand.copy(moment, name);
+        for sql in [
+            "SELECT at, n, at - timestamptz '2026-01-01 00:00+00', to_char(at, 'TMMonth'), at::text::timestamptz = at FROM kept",
+            "SELECT timestamptz '2026-03-01 12:00 EST', to_char(12345.67, '99G999D99'), 12345::money",
+            "SELECT NULL = NULL, '{NULL}'::text[], 'a\\134b', '\\\\001'::bytea",
+            "SELECT to_tsvector('die Katzen'), 'word' % 'words', pg_get_expr(adbin, adrelid) FROM pg_attrdef UNION ALL SELECT to_tsvector('x'), 'a' % 'b', 'y'",
+            "SELECT name, setting FROM pg_settings WHERE name ~ '^(lc_(mon|num|tim)|default_tra|xml|session_pre|quote_|TimeZ|standard_c)' ORDER BY name",
+        ] {
+            assert_eq!(copy.sql(sql), sql_at(&plain, sql).unwrap(), "{moment}: {sql}");
+        }
+        is(&copy, "SHOW TimeZone", "Asia/Tokyo");
+        stand.json(&["rm", name]);
+    }
+    assert_eq!(stand.json(&["show", "shop"])["state"], "following");
+    stand.end(&[]);
+}

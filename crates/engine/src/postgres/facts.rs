@@ -7,9 +7,14 @@ use pando_model::SourceUrl;
 use serde::{Deserialize, Serialize};
 
 use super::install::{Installation, Installations, SUPPORTED};
+use super::libraries::{LOCAL, SESSION, SHARED};
 use super::production::{query, query_as, replication};
+use super::settings::{LOCALES, OF_EXTENSIONS, RESULTS, TAKEN_EVERYWHERE};
 use crate::ask::LONG;
 use crate::{EngineError, Finding, Preflight};
+
+/// Locales that every C library has.
+const PLAIN: [&str; 2] = ["C", "POSIX"];
 
 /// What is kept of a production cluster.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -33,6 +38,9 @@ pub struct Facts {
     pub extensions: Vec<String>,
     /// Libraries that sessions of some databases or roles load: `session_preload_libraries=far_away`.
     pub session_libraries: Vec<String>,
+    /// Settings that this database, this role or this URL has otherwise than the server.
+    #[serde(skip_serializing)]
+    hidden: Vec<String>,
     unlogged: u64,
     tablespaces: Vec<String>,
     role: String,
@@ -52,6 +60,17 @@ impl Facts {
 }
 
 impl Facts {
+    /// Whether a server takes this locale, wherever it runs: each has the plain ones, and those of production's databases, which
+    /// nobody could enter else.
+    pub fn has_locale(&self, name: &str) -> bool {
+        PLAIN.contains(&name) || self.locales.iter().any(|of| normal(of) == normal(name))
+    }
+
+    /// Whether a server on this machine takes it.
+    pub fn has_locale_here(&self, name: &str) -> bool {
+        self.has_locale(name) || host_locales().is_some_and(|known| known.contains(&normal(name)))
+    }
+
     /// Refuses facts that come from elsewhere and would be more than values where they are written.
     pub fn plain(&self) -> Result<(), EngineError> {
         let settings = self.settings.iter().flat_map(|(name, value)| [name, value]);
@@ -66,6 +85,11 @@ impl Facts {
     }
 }
 
+/// Settings of production that are asked for, besides those that clones take over.
+const ASKED: [&str; 5] = ["max_slot_wal_keep_size", "wal_level", "wal_segment_size", "max_replication_slots", ORIGINS];
+/// Of PostgreSQL 18 and later.
+const ORIGINS: &str = "max_active_replication_origins";
+
 const LOOK: &str = "
 SELECT json_build_object(
   'major', current_setting('server_version_num')::int / 10000,
@@ -74,12 +98,15 @@ SELECT json_build_object(
   'role', current_user,
   'may_replicate', (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),
   'sees_settings', pg_has_role(current_user, 'pg_read_all_settings', 'member'),
-  'settings', (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN (
-     'max_connections','max_worker_processes','max_wal_senders','max_prepared_transactions',
-     'max_locks_per_transaction','max_replication_slots','max_active_replication_origins','wal_level',
-     'shared_preload_libraries','session_preload_libraries','local_preload_libraries',
-     'TimeZone','DateStyle','IntervalStyle','default_text_search_config','search_path','bytea_output',
-     'max_slot_wal_keep_size','wal_segment_size','track_commit_timestamp')),
+  'settings', (SELECT json_object_agg(name, setting) FROM (
+     SELECT name, setting FROM pg_settings WHERE name = ANY ({settings})
+       AND source NOT IN ('database', 'user', 'database user', 'client', 'session')
+     UNION ALL
+     SELECT name, current_setting(name, true) FROM unnest({of_extensions}) name WHERE NOT EXISTS (
+       SELECT FROM pg_db_role_setting, unnest(setconfig) one WHERE split_part(one, '=', 1) = name)
+     ) known WHERE setting IS NOT NULL),
+  'hidden', (SELECT coalesce(json_agg(name), '[]') FROM pg_settings WHERE name = ANY ({settings})
+     AND source IN ('database', 'user', 'database user', 'client', 'session')),
   'bytes', (SELECT coalesce(sum(pg_database_size(oid)), 0) FROM pg_database
             WHERE has_database_privilege(oid, 'CONNECT')),
   'extensions', (SELECT coalesce(json_agg(extname ORDER BY extname), '[]') FROM pg_extension),
@@ -93,6 +120,14 @@ SELECT json_build_object(
   'libc', (SELECT max(pg_collation_actual_version(oid)) FROM pg_collation WHERE collprovider = 'c')
 )";
 
+/// The question, with the names of all settings that matter.
+fn question() -> String {
+    let list = |names: Vec<&str>| format!("ARRAY['{}']", names.join("', '"));
+    let of_server = ASKED.iter().chain(&[SHARED, SESSION, LOCAL]).chain(&TAKEN_EVERYWHERE).chain(&RESULTS);
+    let (names, of_extensions) = (of_server.chain(&LOCALES).copied().collect(), OF_EXTENSIONS.to_vec());
+    LOOK.replace("{settings}", &list(names)).replace("{of_extensions}", &list(of_extensions))
+}
+
 /// Looks at production.
 pub fn look(
     installations: &Installations,
@@ -102,14 +137,22 @@ pub fn look(
     let client = installations.newest().ok_or_else(|| EngineError::Invalid(installations.words()))?;
     // One that never answers is found out before it is asked what may take long.
     query(client, account, url, "SELECT 1")?;
-    let answer = query_as(&client.tool("psql")?, account, url, ("pando", LONG), LOOK)?;
+    let answer = query_as(&client.tool("psql")?, account, url, ("pando", LONG), &question())?;
     let mut facts: Facts = serde_json::from_str(&answer)
         .map_err(|error| EngineError::Invalid(format!("production's answer cannot be read: {error}")))?;
     let mut findings = version_findings(&facts, installations);
     findings.extend(rights(&facts));
     if findings.iter().all(|finding| !finding.fatal) {
         match replication(client, account, url, "IDENTIFY_SYSTEM") {
-            Ok(text) => facts.system = text.split('|').next().unwrap_or_default().to_owned(),
+            Ok(text) => {
+                facts.system = text.split('|').next().unwrap_or_default().to_owned();
+                // What is set for a database or a role lies in the data, and is not everybody's. A session that only
+                // replicates has none of it.
+                for name in std::mem::take(&mut facts.hidden) {
+                    let value = replication(client, account, url, &format!("SHOW {}", identifier(&name)))?;
+                    facts.settings.insert(name, value);
+                }
+            }
             Err(error) => findings.push(no_replication(&facts, &error)),
         }
     }
@@ -244,18 +287,19 @@ fn advice(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+/// The locales of this machine; nothing where it does not tell.
+fn host_locales() -> Option<Vec<String>> {
+    let text = pando_host::Tool::find("locale", "libc-bin").ok()?.command().arg("-a").run().ok()?.text();
+    Some(text.lines().map(normal).collect())
+}
+
 /// A database whose locale this machine lacks refuses every connection (T-14).
 fn locales(facts: &Facts) -> Vec<Finding> {
-    let Some(known) = pando_host::Tool::find("locale", "libc-bin").ok().and_then(|tool| {
-        let text = tool.command().arg("-a").run().ok()?.text();
-        Some(text.lines().map(normal).collect::<Vec<_>>())
-    }) else {
-        return Vec::new();
-    };
+    let Some(known) = host_locales() else { return Vec::new() };
     facts
         .locales
         .iter()
-        .filter(|name| !["C", "POSIX"].contains(&name.as_str()) && !known.contains(&normal(name)))
+        .filter(|name| !PLAIN.contains(&name.as_str()) && !known.contains(&normal(name)))
         .map(|name| Finding {
             what: format!("production uses the locale {name}, which this machine does not have"),
             fix: Some(format!(

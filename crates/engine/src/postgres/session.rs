@@ -43,7 +43,8 @@ const OWN: [&str; 9] = [
 /// The same of later versions, which refuse what they do not know.
 const OWN_SINCE: [(u32, &str); 2] = [(14, "idle_session_timeout=0"), (17, "transaction_timeout=0")];
 /// No statement of Pando's means anything of production's.
-const ALONE: [(u32, &str); 2] = [(0, "search_path=pg_catalog"), (17, "event_triggers=off")];
+const ALONE: [(u32, &str); 3] =
+    [(0, "search_path=pg_catalog"), (0, "standard_conforming_strings=on"), (17, "event_triggers=off")];
 
 /// What a session of Pando's own asks for. `alone`: it has nothing to do with what production's users made.
 pub fn options(major: u32, alone: bool) -> String {

@@ -18,6 +18,57 @@ pub struct Settings(Vec<(String, String)>);
 /// Names the socket of a server without TCP.
 pub const SOCKET_PORT: u16 = 5432;
 
+/// Settings of production that mirrors and clones have: what a standby must have at least as large as its primary (T-11), and
+/// what texts of data and queries mean.
+pub const TAKEN_EVERYWHERE: [&str; 12] = [
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+    "TimeZone",
+    "DateStyle",
+    "IntervalStyle",
+    "default_text_search_config",
+    "search_path",
+    "bytea_output",
+    "track_commit_timestamp",
+];
+
+/// Those by which the same statement would come to something else in a clone. Nothing of memory, cost or places.
+pub const RESULTS: [&str; 15] = [
+    "array_nulls",
+    "backslash_quote",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "extra_float_digits",
+    "gin_fuzzy_search_limit",
+    "lo_compat_privileges",
+    "quote_all_identifiers",
+    "row_security",
+    "standard_conforming_strings",
+    "synchronize_seqscans",
+    TIMEZONE_SET,
+    "transform_null_equals",
+    "xmlbinary",
+    "xmloption",
+];
+
+/// Names a file; those that come with PostgreSQL are everywhere.
+const TIMEZONE_SET: &str = "timezone_abbreviations";
+const TIMEZONE_SETS: [&str; 3] = ["Default", "Australia", "India"];
+
+/// How numbers, money and times are written: a server that lacks the locale does not start, so it is left out there.
+pub const LOCALES: [&str; 3] = ["lc_monetary", "lc_numeric", "lc_time"];
+
+/// The same of extensions that come with PostgreSQL. A server that has not loaded one yet keeps what is set for it.
+pub const OF_EXTENSIONS: [&str; 4] = [
+    "pg_trgm.similarity_threshold",
+    "pg_trgm.strict_word_similarity_threshold",
+    "pg_trgm.word_similarity_threshold",
+    "plpgsql.variable_conflict",
+];
+
 /// Settings that belong to Pando: a user's `--set` may not touch them.
 const OURS: [&str; 24] = [
     "archive_cleanup_command",
@@ -53,6 +104,26 @@ impl Settings {
         self
     }
 
+    /// Adds those of production's that are known.
+    fn take(&mut self, facts: &Facts, names: &[&str]) -> &mut Self {
+        for name in names {
+            if let Some(value) = facts.settings.get(*name) {
+                self.set(name, value);
+            }
+        }
+        self
+    }
+
+    /// Adds what the results of statements depend on.
+    fn take_results(&mut self, facts: &Facts, has_locale: impl Fn(&str) -> bool) -> &mut Self {
+        let value = |name: &str| facts.settings.get(name).map(String::as_str);
+        let strange = value(TIMEZONE_SET).is_some_and(|set| !TIMEZONE_SETS.contains(&set));
+        let usual: Vec<&str> = RESULTS.into_iter().filter(|name| !strange || *name != TIMEZONE_SET).collect();
+        let locales = LOCALES.into_iter().filter(|name| value(name).is_some_and(&has_locale));
+        let locales: Vec<&str> = locales.collect();
+        self.take(facts, &usual).take(facts, &locales).take(facts, &OF_EXTENSIONS)
+    }
+
     /// The text of a `postgresql.conf`.
     pub fn text(&self) -> String {
         let mut text = String::from("# Written by Pando; changes are lost. Use `--set name=value`.\n");
@@ -79,24 +150,7 @@ fn common(facts: &Facts, installation: &Installation, run: &Path) -> Settings {
 /// The same, as far as it does not depend on where the server runs.
 fn everywhere(facts: &Facts) -> Settings {
     let mut settings = Settings::default();
-    for name in [
-        "max_connections",
-        "max_worker_processes",
-        "max_wal_senders",
-        "max_prepared_transactions",
-        "max_locks_per_transaction",
-        "TimeZone",
-        "DateStyle",
-        "IntervalStyle",
-        "default_text_search_config",
-        "search_path",
-        "bytea_output",
-        "track_commit_timestamp",
-    ] {
-        if let Some(value) = facts.settings.get(name) {
-            settings.set(name, value);
-        }
-    }
+    settings.take(facts, &TAKEN_EVERYWHERE);
     settings
         .set("lc_messages", "C")
         .set("logging_collector", "off")
@@ -158,6 +212,7 @@ pub fn clone(
 ) -> Result<Settings, EngineError> {
     let mut settings = common(facts, installation, run);
     settings
+        .take_results(facts, |name| facts.has_locale_here(name))
         .set(SESSION, libraries::preload(facts, installation, SESSION).0.join(","))
         .set("listen_addresses", if port.is_some() { "127.0.0.1" } else { "" })
         .set("port", port.unwrap_or(SOCKET_PORT).to_string())
@@ -194,6 +249,7 @@ pub fn alone(data: &Path) -> Result<String, EngineError> {
 pub fn container(facts: &Facts, profile: Profile, user: &SettingChange) -> Result<Settings, EngineError> {
     let mut settings = everywhere(facts);
     settings
+        .take_results(facts, |name| facts.has_locale(name))
         .set(SHARED, libraries::contrib(facts, SHARED))
         .set(SESSION, libraries::contrib(facts, SESSION))
         .set("listen_addresses", "*")
@@ -273,6 +329,34 @@ mod tests {
         assert!(!text(17, &[]).contains("max_active_replication_origins"));
         let newer = text(18, &[("max_active_replication_origins", "64")]);
         assert!(newer.contains("max_active_replication_origins = '64'"), "{newer}");
+    }
+
+    #[test]
+    fn what_results_depend_on_is_production_s_and_a_locale_that_is_not_here_is_left_out() {
+        let set = [
+            ("transform_null_equals", "on"),
+            ("timezone_abbreviations", "Australia"),
+            ("lc_time", "xx_YY.UTF-8"),
+            ("lc_numeric", "C"),
+            ("pg_trgm.similarity_threshold", "0.5"),
+        ];
+        let text = |set: &[(&str, &str)], locales: &[&str]| {
+            let facts = serde_json::json!({
+                "major": 17, "locales": locales,
+                "settings": set.iter().copied().collect::<std::collections::BTreeMap<_, _>>(),
+            });
+            let facts = serde_json::from_value(facts).unwrap();
+            container(&facts, Profile::Durable, &SettingChange::new()).unwrap().text()
+        };
+        let plain = text(&set, &["C"]);
+        for line in ["transform_null_equals = 'on'", "timezone_abbreviations = 'Australia'", "lc_numeric = 'C'"] {
+            assert!(plain.contains(line), "{line}: {plain}");
+        }
+        assert!(plain.contains("pg_trgm.similarity_threshold = '0.5'") && !plain.contains("lc_time"), "{plain}");
+        // A database has it, so whoever serves that one has it.
+        assert!(text(&set, &["C", "xx_YY.utf8"]).contains("lc_time = 'xx_YY.UTF-8'"));
+        let own = text(&[("timezone_abbreviations", "Ours")], &[]);
+        assert!(!own.contains("timezone_abbreviations"), "{own}");
     }
 
     fn facts(major: u32, settings: &[(&str, &str)]) -> Facts {
