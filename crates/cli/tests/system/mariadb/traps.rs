@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp, Unit};
-use pando_testkit::{mariadb_at, wait_until};
+use pando_testkit::{Mariadb, mariadb_at, sql_through, wait_until};
 
 use super::{ROWS, Stand, at, second};
 use crate::any_second::Oracle;
@@ -296,6 +296,52 @@ fn m09_numbers_of_several_servers_that_do_not_ascend_are_all_there_and_one_set_b
     stand.state("following", 30);
     assert_eq!(rows(&stand.copy("blog@now", "anew", &[])), "1,2,3,4,5,6,100");
     stand.json(&["rm", "early", "late", "now", "anew"]);
+    stand.end(&["the heartbeat of an app"]);
+}
+
+/// The mirror's own server, as Pando comes into it.
+fn in_mirror(stand: &Stand, sql: &str) -> String {
+    let socket = stand.daemon.processes().into_iter().find_map(|pid| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        let file = line.split('\0').find_map(|arg| arg.strip_prefix("--defaults-file="))?;
+        let options = fs::read_to_string(file).ok()?;
+        options.lines().find_map(|line| Some(line.strip_prefix("socket=")?.trim_matches('"').to_owned()))
+    });
+    sql_through::<Mariadb>(Path::new(&socket.unwrap()), "pando_keeper", sql).unwrap()
+}
+
+#[test]
+fn m09_a_number_that_is_given_again_right_behind_a_new_file_is_no_hole() {
+    let Some(mut stand) = Stand::new() else { return };
+    stand.production.sql("CREATE TABLE note (n INT PRIMARY KEY); INSERT INTO note VALUES (1)");
+    stand.link(&["--snapshot-every", "1h"]);
+    stand.production.sql("INSERT INTO note VALUES (2)");
+    let second = stand.production.sql("SELECT @@gtid_binlog_pos");
+    stand.production.sql("INSERT INTO note VALUES (3)");
+    // What comes again after a restart of the mirror, in a new file, is what came before.
+    stand.daemon.kill9();
+    for pid in stand.daemon.processes() {
+        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    }
+    stand.daemon.resume();
+    stand.state("following", 30);
+    let rows = |name: &str| at(&stand.copy("blog@now", name, &[]), "SELECT GROUP_CONCAT(n ORDER BY n) FROM note");
+    assert_eq!(rows("before"), "1,2,3");
+    let events = || stand.json(&["events"]).to_string();
+    assert!(!events().contains("mirror-lost"), "{}", events());
+    stand.json(&["rm", "before"]);
+    in_mirror(&stand, "FLUSH RELAY LOGS");
+    let number = second.rsplit('-').next().unwrap();
+    stand
+        .production
+        .sql(&format!("SET gtid_seq_no = {number}; INSERT INTO note VALUES (4); INSERT INTO note VALUES (5)"));
+    let lost = || events().contains("gtid_seq_no was set") || events().contains("has less than the mirror had");
+    assert!(wait_until(Duration::from_secs(20), lost), "{}", events());
+    let gap = || stand.json(&["timeline", "blog"])["ranges"].as_array().unwrap().len() == 2;
+    assert!(wait_until(Duration::from_secs(90), gap), "{}", stand.daemon.log());
+    stand.state("following", 30);
+    assert_eq!(rows("anew"), "1,2,3,4,5");
+    stand.json(&["rm", "anew"]);
     stand.end(&["the heartbeat of an app"]);
 }
 

@@ -9,15 +9,15 @@
 //!
 //! A file in `live/` with one name and any content is new. A server that begins anew may remove its names; ours
 //! stay. What it then asks of production again comes a second time, and counts once: transactions have numbers. Where a
-//! server may set them back, a number that was had is looked for in the log; if it never came, or comes again behind what is
-//! new, nobody can tell any more what a position means: the stretch ends there.
+//! server may set them back, a number that was had is looked for in the log; if it never came, comes again behind what is
+//! new, or is of another transaction (`again.rs`), nobody can tell any more what a position means: the stretch ends there.
 //!
 //! # Crash consistency
-//! Packing writes `.zst` and `.idx` beside, syncs and renames them, the index last: with it the packed file counts.
-//! Only then the plain file is emptied and unlinked. A crash in between leaves a plain file beside its packed
-//! one, which the next opening removes. After a failed sync the kernel may have dropped what it could not write, and the
+//! See `pack.rs` for packing. After a failed sync the kernel may have dropped what it could not write, and the
 //! next one succeeds all the same: a file `unsynced` says so, also to the next daemon, until all that was read has been
 //! checked, written anew and synced. `reach` keeps the last look at production, also while nothing is committed.
+
+mod pack;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use pando_host::{durable, plain};
 use serde::{Deserialize, Serialize};
 
+use super::again::{Print, Printing};
 use super::dialect::{Dialect, Groups as _, Position as _};
 use super::event::{MAGIC, Place, Reader};
 use super::index::{Group, Post};
@@ -81,6 +82,9 @@ struct Head<R> {
     when_synced: u64,
     /// Whether there was something new in the file.
     is_new: bool,
+    printing: Printing,
+    /// The file in which the open transaction began, while there is one.
+    open: Option<u64>,
 }
 
 /// One unbroken stretch.
@@ -99,7 +103,7 @@ pub struct Epoch<D: Dialect> {
     segments: BTreeMap<u64, Segment<D>>,
     head: Head<D::Groups>,
     /// While something comes again: the numbers in the files from one on.
-    again: (u64, BTreeSet<D::Gtid>),
+    again: (u64, BTreeMap<D::Gtid, Print>),
     /// Whether something was read that no `advance` has told of.
     untold: bool,
     /// Whether the last post is not on disk: nothing was committed since the one before.
@@ -140,7 +144,7 @@ impl<D: Dialect> Epoch<D> {
             posts: read_posts(&dir.join("posts"))?,
             segments: BTreeMap::new(),
             head: Head::default(),
-            again: (u64::MAX, BTreeSet::new()),
+            again: (u64::MAX, BTreeMap::new()),
             untold: false,
             idle: false,
             reach: Reach::at(&dir),
@@ -267,14 +271,27 @@ impl<D: Dialect> Epoch<D> {
             {
                 let number = self.head.number;
                 let at = self.head.at + event.bytes.len() as u64;
-                if let Place::Ends(gtid) = self.head.groups.place(&event) {
+                let belongs = self.head.groups.place(&event);
+                if matches!(belongs, Place::Begins(_)) {
+                    self.head.open = Some(number);
+                    self.head.printing.begin();
+                }
+                if belongs != Place::Outside {
+                    self.head.printing.event(&event, &self.head.reader);
+                } else if event.is_format() {
+                    self.head.printing.described(&event, self.head.at == MAGIC.len() as u64);
+                }
+                if let Place::Ends(gtid) = belongs {
+                    self.head.open = None;
+                    let print = if D::ASCENDS || self.own { Print::default() } else { self.head.printing.print };
                     if self.own || !self.position.holds(&gtid) {
                         self.position.take(&gtid);
-                        let group = Group { end: place(number, at), when: self.head.groups.when(&event), gtid };
+                        let (end, when) = (place(number, at), self.head.groups.when(&event));
+                        let group = Group { end, when, gtid, print };
                         self.segments.entry(number).or_insert(Segment::plain()).groups.push(group);
-                        (self.head.is_new, self.again) = (true, (u64::MAX, BTreeSet::new()));
+                        (self.head.is_new, self.again) = (true, (u64::MAX, BTreeMap::new()));
                         changed = true;
-                    } else if !D::ASCENDS && (self.head.is_new || !self.has(&gtid)?) {
+                    } else if !D::ASCENDS && (self.head.is_new || !self.has(&gtid, print)?) {
                         self.ended = Some(gtid);
                         return Ok(changed);
                     }
@@ -285,20 +302,23 @@ impl<D: Dialect> Epoch<D> {
             let next = self.segments.range(self.head.number + 1..).next().map(|(number, _)| *number);
             let Some(next) = next else { break };
             self.sync()?;
-            self.head = Head { number: next, groups: std::mem::take(&mut self.head.groups), ..Head::default() };
+            let Head { groups, printing, open, .. } = std::mem::take(&mut self.head);
+            self.head = Head { number: next, groups, printing, open, ..Head::default() };
         }
         Ok(changed)
     }
 
     /// Whether a transaction is in the log; what comes again is nearly always in its newest files.
-    fn has(&mut self, gtid: &D::Gtid) -> io::Result<bool> {
-        while !self.again.1.contains(gtid) {
+    fn has(&mut self, gtid: &D::Gtid, print: Print) -> io::Result<bool> {
+        loop {
+            if let Some(had) = self.again.1.get(gtid) {
+                return Ok(print.is_again(*had));
+            }
             let Some((number, segment)) = self.segments.range(..self.again.0).next_back() else { return Ok(false) };
             let groups = self.groups_of(*number, segment)?;
             self.again.0 = *number;
-            self.again.1.extend(groups.into_iter().map(|group| group.gtid));
+            self.again.1.extend(groups.into_iter().map(|group| (group.gtid, group.print)));
         }
-        Ok(true)
     }
 
     /// What is reported is durable.
@@ -348,75 +368,6 @@ impl<D: Dialect> Epoch<D> {
             at += event.bytes.len() as u64;
         }
         if at == self.head.at { Ok(()) } else { Err(io::Error::other("what a failed sync covered is lost")) }
-    }
-
-    /// Compresses what has been read whole and what the server is done with.
-    fn pack(&mut self, passed: Option<u64>) -> io::Result<()> {
-        let ready: Vec<u64> = self
-            .segments
-            .iter()
-            .filter(|(number, segment)| !segment.packed && **number < self.head.number)
-            .map(|(number, _)| *number)
-            .collect();
-        if ready.is_empty() {
-            return Ok(());
-        }
-        let mut live = BTreeMap::new();
-        for name in names(&self.dir.join("live"))? {
-            let number: Option<u64> =
-                name.strip_prefix(LIVE).and_then(|rest| rest.strip_prefix('.')).and_then(|rest| rest.parse().ok());
-            if let (Some(number), Ok(meta)) = (number, fs::metadata(self.dir.join("live").join(&name))) {
-                live.insert(meta.ino(), number);
-            }
-        }
-        for number in ready {
-            let meta = fs::metadata(self.segment(number))?;
-            let held = live.get(&meta.ino()).is_some_and(|live| passed.is_none_or(|passed| *live >= passed));
-            if held {
-                break;
-            }
-            self.pack_one(number)?;
-        }
-        Ok(())
-    }
-
-    fn pack_one(&mut self, number: u64) -> io::Result<()> {
-        let plain = self.segment(number);
-        let Some(segment) = self.segments.get_mut(&number) else { return Ok(()) };
-        let mut position = self.begin.clone();
-        let groups = std::mem::take(&mut segment.groups);
-        let mut packed = zstd::Encoder::new(Vec::new(), 3)?;
-        packed.include_checksum(true)?;
-        io::copy(&mut plain::open(&plain)?, &mut packed)?;
-        durable::write_atomic(&plain.with_extension("zst"), &packed.finish()?, 0o600)?;
-        // The position behind this file: the one before it, and its own transactions.
-        if let Some((before, _)) = self.segments.range(..number).next_back() {
-            position = self.summary(*before)?.position;
-        }
-        for group in &groups {
-            position.take(&group.gtid);
-        }
-        let summary = Summary { first: groups.first().cloned(), last: groups.last().cloned(), position };
-        let mut index = serde_json::to_vec(&summary)?;
-        index.push(b'\n');
-        index.extend(zstd::encode_all(serde_json::to_vec(&groups)?.as_slice(), 3)?);
-        durable::write_atomic(&plain.with_extension("idx"), &index, 0o600)?;
-        let ends = summary.first.into_iter().chain(summary.last).collect();
-        if let Some(segment) = self.segments.get_mut(&number) {
-            (segment.packed, segment.groups) = (true, ends);
-        }
-        self.release(number)
-    }
-
-    /// Gives the room of a packed file back. The server may still know its name, and has read it.
-    fn release(&self, number: u64) -> io::Result<()> {
-        let plain = self.segment(number);
-        match plain::edit(&plain) {
-            Ok(file) => file.set_len(0)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        durable::remove_if_there(&plain).map(drop)
     }
 
     fn summary(&self, number: u64) -> io::Result<Summary<D::Gtid, D::Position>> {

@@ -45,6 +45,12 @@ impl Reader {
         }
         Ok(Some(event))
     }
+
+    /// What stands behind an event's header, up to its checksum, which is of the header, too.
+    pub fn content<'a>(&self, event: &'a Event) -> &'a [u8] {
+        let body = event.body();
+        if self.checked { &body[..body.len().saturating_sub(CHECKSUM)] } else { body }
+    }
 }
 
 impl Event {

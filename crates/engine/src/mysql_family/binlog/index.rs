@@ -8,6 +8,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::again::Print;
+
 /// One transaction of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group<G> {
@@ -17,6 +19,9 @@ pub struct Group<G> {
     pub when: u64,
     /// Its number.
     pub gtid: G,
+    /// What tells it from another of its number, where there may be one.
+    #[serde(default, skip_serializing_if = "Print::is_none")]
+    pub print: Print,
 }
 
 /// A look at production: what lies at or before `within` was committed by `micros`, what lies behind `behind`
@@ -58,7 +63,7 @@ mod tests {
     use super::*;
 
     fn group(end: u64, when: u64) -> Group<u64> {
-        Group { end, when, gtid: end }
+        Group { end, when, gtid: end, print: Print::default() }
     }
 
     fn post(micros: i64, at: u64) -> Post {

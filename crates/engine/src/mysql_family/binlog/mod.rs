@@ -20,11 +20,13 @@
 //! | `event.rs` | events |
 //! | `dialect.rs` | what differs: numbers of transactions, where they begin and end, and when they were committed |
 //! | `index.rs` | transactions, looks, and the times that follow from them |
-//! | `epoch.rs` | the files of one stretch |
+//! | `epoch.rs`, `epoch/pack.rs` | the files of one stretch; compressing them |
+//! | `again.rs` | whether what comes a second time is what came before |
 //!
 //! # Crash consistency
 //! An epoch appears whole, by a rename. See `epoch.rs` for taking in.
 
+mod again;
 #[cfg(test)]
 mod any_bytes;
 pub mod dialect;

@@ -11,7 +11,7 @@ use super::Look;
 use super::dialect::{Groups as _, Position as _};
 use super::event::{MAGIC, Place, Reader};
 use crate::mariadb::log::groups::Groups;
-use crate::mariadb::log::groups::forge::{foreign, format, gtid, rows, transaction, xid};
+use crate::mariadb::log::groups::forge::{event, foreign, format, gtid, rows, transaction, xid};
 use crate::mariadb::log::{Mariadb, Position};
 use crate::{Point, Want};
 
@@ -177,6 +177,71 @@ fn m09_a_number_that_was_set_back_ends_the_stretch() -> Done {
     let out = dir.path().join("relay");
     log.copy_out(1, Lsn(1 << 32 | 4), log.end(1)?, &Position::default(), &out)?;
     assert_eq!((numbers(&out), log.ended()), (vec![10, 5, 11], None));
+    Ok(())
+}
+
+#[test]
+fn m09_a_number_that_is_given_to_another_transaction_in_a_new_file_ends_the_stretch() -> Done {
+    // In another second, and in the same one with other rows; alone, and with all that follows given anew.
+    let other = |when: u32, seq: u64| [gtid(when, 0, seq, false), rows(when), rows(when), xid(when)].concat();
+    for (twins, packed) in [
+        (vec![transaction(105, 11)], false),
+        (vec![other(101, 11)], false),
+        (vec![other(101, 11), other(102, 12), transaction(106, 13)], true),
+        (vec![transaction(101, 11), other(102, 12)], true),
+    ] {
+        let dir = tempfile::tempdir()?;
+        let log = made(dir.path());
+        append(&log, "log.000001", &[transaction(100, 10), transaction(101, 11), transaction(102, 12)]);
+        append(&log, "log.000002", &twins);
+        log.advance(packed.then_some(2))?;
+        let seq = log.ended().map(|gtid| gtid.seq);
+        assert!(matches!(seq, Some(11 | 12)), "{seq:?}");
+        assert_eq!(log.position(1)?.to_string(), "0-7-12");
+        drop(log);
+        let log = BinLog::open(&dir.path().join("log"))?;
+        log.advance(None)?;
+        assert_eq!(log.ended().map(|gtid| gtid.seq), seq, "for the next daemon, too");
+    }
+    Ok(())
+}
+
+#[test]
+fn m09_a_server_that_was_promoted_says_the_same_in_other_words() -> Done {
+    let by = |server: u32| event(1, 15, server, &[4, 0]);
+    let other = |when: u32, seq: u64| [gtid(when, 0, seq, false), rows(when), rows(when), xid(when)].concat();
+    for (sender, ended) in [(8, None), (7, Some(11))] {
+        let dir = tempfile::tempdir()?;
+        let log = made(dir.path());
+        append(&log, "log.000001", &[by(7), transaction(100, 10), transaction(101, 11)]);
+        // The next file goes on with the same sender, and does not say so.
+        append(&log, "log.000002", &[transaction(102, 12)]);
+        append(&log, "log.000003", &[by(sender), other(101, 11), transaction(102, 12), transaction(103, 13)]);
+        log.advance(None)?;
+        assert_eq!(log.ended().map(|gtid| gtid.seq), ended, "{sender}");
+        assert_eq!(log.position(1)?.to_string(), if ended.is_some() { "0-7-12" } else { "0-7-13" });
+    }
+    Ok(())
+}
+
+#[test]
+fn a_transaction_that_goes_on_in_the_next_file_is_read_whole_by_the_next_daemon() -> Done {
+    let dir = tempfile::tempdir()?;
+    let log = made(dir.path());
+    append(&log, "log.000001", &[transaction(100, 10), gtid(101, 0, 11, false), rows(101)]);
+    append(&log, "log.000002", &[rows(101)]);
+    // The server has gone on to the second file.
+    log.advance(Some(2))?;
+    drop(log);
+    let log = BinLog::open(&dir.path().join("log"))?;
+    log.advance(Some(2))?;
+    append(&log, "log.000002", &[xid(101), transaction(102, 12)]);
+    append(&log, "log.000003", &[transaction(103, 13)]);
+    log.advance(Some(3))?;
+    let out = dir.path().join("relay");
+    log.copy_out(1, begin(&log).lsn, log.end(1)?, &position("0-7-9"), &out)?;
+    assert_eq!(numbers(&out), [10, 11, 12, 13]);
+    assert!(dir.path().join("log/epoch-1/segments/0000000001.idx").exists(), "it is packed then");
     Ok(())
 }
 
