@@ -105,7 +105,7 @@ view!(
 );
 
 view!(
-    /// How long the making of a clone took.
+    /// How long the making of a clone took, or the last refresh, rewind or undo.
     pub struct Timing {
         /// Milliseconds until its storage was there.
         pub storage_ms: u64,

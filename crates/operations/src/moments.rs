@@ -267,26 +267,28 @@ fn reach(run: &Run, owner: &Owner, enough: Option<Timestamp>) -> Done<Timestamp>
             }
         }
         let through = through.ok_or_else(|| {
-            Fault::Problem(
-                refused(format!("the mirror of {} is not following production right now", owner.name))
-                    .hint(older_work(owner)),
-            )
+            let what = match owner.clone {
+                Some(_) => format!("the log of {} does not go on right now", owner.name),
+                None => format!("the mirror of {} is not following production right now", owner.name),
+            };
+            Fault::Problem(refused(what).hint(older_work(owner)))
         })?;
         all = Some(all.map_or(through, |known| known.min(through)));
     }
     Ok(all.unwrap_or_else(|| world.now()))
 }
 
-/// Lets a log advance to where production is now.
+/// Lets a log advance to where production is now, or the clone whose log it is.
 pub fn ask_production(owner: &Owner, held: &Held) -> Done<Pulse> {
     held.engine.pulse(&held.seat, &held.source, true).map_err(|error| {
         let mut problem = error.into_problem();
-        problem.message = format!("production's present state cannot be reached: {}", problem.message);
+        let whose = owner.clone.as_ref().map_or("production", |clone| clone.name.as_str());
+        problem.message = format!("{whose}'s present state cannot be reached: {}", problem.message);
         Fault::Problem(problem.hint(older_work(owner)))
     })
 }
 
-/// What can be done while production is away.
+/// What can be done while production, or the clone, is away.
 pub fn older_work(owner: &Owner) -> String {
     format!("`pando show {}` says why; `@latest` and older moments work", owner.name)
 }

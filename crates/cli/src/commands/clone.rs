@@ -1,11 +1,12 @@
 //! The life of a clone: `clone`, `start`, `stop`, `promote`, `rm`, `lease`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pando_api::ClientError;
-use pando_model::{CloneRequest, ContainerWish, LeaseRequest, Name, OperationView, Profile, RuntimeKind};
+use pando_model::{CloneRequest, ContainerWish, LeaseRequest, Name, OperationView, Profile, RuntimeKind, ShowView};
 
 use super::{compose, then_show};
 use crate::args::{Detach, Fence};
@@ -155,31 +156,36 @@ pub async fn promote(context: &Context, args: &OneArgs) -> Done {
     then_show(context, begun, args.detach, |_, clone| people(clone)).await
 }
 
-/// Removes clones: one that cannot be removed does not keep the others.
+/// Removes clones, those of others among them first: one that cannot be removed does not keep the others.
 pub async fn rm(context: &Context, args: &RmArgs) -> Done {
-    let mut outcomes: Vec<Done<OperationView>> = Vec::new();
-    for clone in &args.clones {
-        match context.client.remove(clone).await {
-            // That would be said once per clone.
-            Err(error @ ClientError::Unreachable { .. }) => return Err(error.into()),
-            outcome => outcomes.push(outcome.map_err(Error::from)),
-        }
-    }
     let mut first = None;
     let mut gone = Vec::new();
-    for (clone, begun) in args.clones.iter().zip(outcomes) {
-        let ended = match begun {
-            Ok(begun) if args.detach.detach => Ok(begun),
-            Ok(begun) => context.finish(begun.clone(), args.detach).await.map(|ended| ended.unwrap_or(begun)),
-            Err(error) => Err(error),
-        };
-        match ended {
-            Ok(ended) if context.json => gone.push(ended),
-            Ok(ended) if args.detach.detach => output::line(ended.id.as_str())?,
-            Ok(_) => output::line(&format!("{clone} is removed"))?,
-            Err(error) => {
-                error.tell(context.json);
-                first = first.or(Some(error.code()));
+    let groups = children_first(context, &args.clones).await?;
+    for (index, clones) in groups.iter().enumerate() {
+        let mut outcomes: Vec<Done<OperationView>> = Vec::new();
+        for clone in clones {
+            match context.client.remove(clone).await {
+                // That would be said once per clone.
+                Err(error @ ClientError::Unreachable { .. }) => return Err(error.into()),
+                outcome => outcomes.push(outcome.map_err(Error::from)),
+            }
+        }
+        for (clone, begun) in clones.iter().zip(outcomes) {
+            let ended = match begun {
+                // Their parents cannot go before they are gone.
+                Ok(begun) if args.detach.detach && index + 1 < groups.len() => context.watch(begun).await,
+                Ok(begun) if args.detach.detach => Ok(begun),
+                Ok(begun) => context.finish(begun.clone(), args.detach).await.map(|ended| ended.unwrap_or(begun)),
+                Err(error) => Err(error),
+            };
+            match ended {
+                Ok(ended) if context.json => gone.push(ended),
+                Ok(ended) if args.detach.detach => output::line(ended.id.as_str())?,
+                Ok(_) => output::line(&format!("{clone} is removed"))?,
+                Err(error) => {
+                    error.tell(context.json);
+                    first = first.or(Some(error.code()));
+                }
             }
         }
     }
@@ -187,6 +193,27 @@ pub async fn rm(context: &Context, args: &RmArgs) -> Done {
         output::json(&gone)?;
     }
     first.map_or(Ok(()), |code| Err(Error::Quiet(code)))
+}
+
+/// The clones in groups: none of a group is the parent of one in it or behind it.
+async fn children_first(context: &Context, clones: &[Name]) -> Done<Vec<Vec<Name>>> {
+    let mut parents = BTreeMap::new();
+    for clone in clones.iter().filter(|_| clones.len() > 1) {
+        match context.client.show_uncounted(clone).await {
+            // One that was made empty is its own parent.
+            Ok(ShowView::Clone(view)) if view.parent != *clone => drop(parents.insert(clone, view.parent)),
+            Err(error @ ClientError::Unreachable { .. }) => return Err(error.into()),
+            // What is wrong with it is said when it is to be removed.
+            _ => {}
+        }
+    }
+    let mut groups: BTreeMap<usize, Vec<Name>> = BTreeMap::new();
+    for clone in clones {
+        let above = std::iter::successors(parents.get(clone), |parent| parents.get(parent));
+        let depth = above.filter(|parent| clones.contains(parent)).count();
+        groups.entry(depth).or_default().push(clone.clone());
+    }
+    Ok(groups.into_values().rev().collect())
 }
 
 /// Changes until when a clone is kept.

@@ -33,7 +33,7 @@ enum ComposeCommand {
 struct InitArgs {
     /// The app's name
     app: Name,
-    /// Where the files go
+    /// Where the files go; made where it is missing
     #[arg(default_value = ".")]
     dir: PathBuf,
 }
@@ -49,6 +49,7 @@ pub async fn compose(context: &Context, args: &ComposeArgs) -> Done {
             return Err(Problem::new(ErrorKind::Refused, what).hint("name another directory").into());
         }
     }
+    std::fs::create_dir_all(&args.dir).map_err(|error| unusable(&args.dir, "made", &error))?;
     write(&compose, &files.compose, 0o644)?;
     write(&env, &files.env, 0o600)?;
     if context.json {

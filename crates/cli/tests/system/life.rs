@@ -136,15 +136,26 @@ fn clones_of_clones_profiles_and_settings() {
     }
     // A setting that only the server can judge: it does not start, and says why.
     let said = stand.fails(1, &["clone", "shop", "bad", "--set", "work_mem=lots"]);
-    assert!(said.contains("work_mem"), "{said}");
+    assert!(said.contains("error: its server does not start with the setting work_mem=lots\n"), "{said}");
+    assert!(
+        said.contains("invalid value for parameter \"work_mem\"") && said.contains("hint: another value"),
+        "{said}"
+    );
     stand.fails(3, &["show", "bad"]);
     let refused = stand.fails(4, &["unlink", "shop"]);
     for name in ["durable", "child", "grandchild"] {
         assert!(refused.contains(name), "{refused}");
     }
-    for name in ["grandchild", "child", "durable"] {
-        stand.json(&["rm", name]);
-    }
+    let place = stand.files().join("not/there");
+    stand.json(&["compose", "init", "shop", place.to_str().unwrap()]);
+    assert!(place.join("compose.yaml").is_file() && place.join(".env").is_file());
+    // In whatever order they are named, each goes before what it was made of, also where nobody waits for the last.
+    stand.copy("grandchild", "last");
+    assert_eq!(stand.json(&["rm", "grandchild", "last"]).as_array().unwrap().len(), 2);
+    let begun = stand.daemon.pando(&["rm", "--detach", "durable", "child"]);
+    assert!(begun.status.success(), "{begun:?}");
+    let none = || stand.json(&["ls"])["clones"] == serde_json::json!([]);
+    assert!(wait_until(Duration::from_secs(30), none), "{}", stand.json(&["ls"]));
     stand.json(&["unlink", "shop"]);
     stand.nothing_left();
     stand.end(&[]);

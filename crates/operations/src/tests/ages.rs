@@ -1,6 +1,9 @@
-//! What time does: a restart of the machine, snapshots that outlive their log, schedules of clones without a log.
+//! What time does: how long a verb took, a restart of the machine, snapshots that outlive their log, schedules of clones without a log.
+
+use std::time::Duration;
 
 use pando_catalog::CloneRecord;
+use pando_host::FailAction;
 use pando_model::{CloneRequest, CloneState, LinkRequest, Policy, Profile};
 
 use super::agree::complaints;
@@ -108,4 +111,38 @@ fn a_snapshot_of_which_nothing_can_be_made_any_more_goes() {
     }
     assert_eq!(kit.world.catalog.all::<CloneRecord>().unwrap().len(), 2);
     assert_eq!(complaints(&kit), Vec::<String>::new());
+}
+
+#[test]
+fn a_refresh_and_an_undo_say_how_long_they_took_themselves() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.make_clone("shop", "dev", false);
+    let took = || kit.there("dev").timing;
+    kit.world.fail.arm("refresh.volume.before", FailAction::Delay(Duration::from_millis(1500)));
+    let made = took();
+    assert!(made.ready_ms < 1500, "{made:?}");
+    kit.refresh("dev");
+    let refreshed = took();
+    assert!(refreshed.ready_ms >= 1500 && refreshed.storage_ms < refreshed.ready_ms, "{refreshed:?}");
+    kit.world.fail.disarm();
+    go(&kit.world, &["dev"], |world| refresh::Refresh::new(world, name("dev"), refresh::Origin::Former, None)).unwrap();
+    assert!(took().ready_ms < 1500 && took().storage_ms == 0, "{:?}", took());
+}
+
+#[test]
+fn where_a_clone_is_asked_it_is_not_production_that_does_not_answer() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.make_clone("shop", "dev", true);
+    let asked = |of: &str| {
+        kit.engine.fail("pulse", 1);
+        let wanted = request(of, Some("now"), "late");
+        match go(&kit.world, &["late"], |world| clone::Clone::new(world, wanted)) {
+            Err(Fault::Problem(problem)) => problem.message,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(asked("shop").starts_with("production's present state cannot be reached"), "{}", asked("shop"));
+    assert!(asked("dev").starts_with("dev's present state cannot be reached"), "{}", asked("dev"));
 }

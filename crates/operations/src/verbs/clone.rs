@@ -11,8 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use pando_catalog::{AppRecord, CloneRecord, ComposeProject, Durability, Record, Sealed, VolumeRecord};
 use pando_host::secret::Secret;
 use pando_model::{
-    AppState, CloneId, CloneRequest, CloneState, ContainerWish, Moment, Name, OwnerId, PoolSnapshotId, Profile, Timing,
-    UnitId, VolumeId,
+    AppState, CloneId, CloneRequest, CloneState, ContainerWish, Moment, Name, OwnerId, PoolSnapshotId, Profile,
+    SettingChange, Timing, UnitId, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -362,7 +362,8 @@ impl Clone {
         }
         let mut owner = self.owner(run)?;
         self.before_masking = provision::password_before_masking(&run.world, &owner.app)?;
-        provision::admit_first(run, &mut owner, self.before_masking.as_ref())
+        let set = manner(&self.stored(run)?, &owner.app).set;
+        provision::admit_first(run, &mut owner, self.before_masking.as_ref()).map_err(|fault| not_taken(fault, &set))
     }
 
     /// What is stitched is stitched before anybody sees the clone, and before its first snapshot. What was masked stays
@@ -443,6 +444,18 @@ impl Clone {
     fn down(&mut self, run: &Run) -> Done<()> {
         compose::down(run, &self.id)
     }
+}
+
+/// A server that does not start because of a setting says its name.
+fn not_taken(fault: Fault, set: &SettingChange) -> Fault {
+    let Fault::Problem(mut problem) = fault else { return fault };
+    let said = problem.to_string();
+    if let Some((name, value)) = set.iter().find(|(name, _)| said.contains(name.as_str())) {
+        problem.causes.insert(0, problem.message);
+        problem.message = format!("its server does not start with the setting {name}={value}");
+        problem.hint = Some(format!("another value, or without it: --set {name}=…"));
+    }
+    Fault::Problem(problem)
 }
 
 /// How a clone's trees are served: its app's template, then its own settings.

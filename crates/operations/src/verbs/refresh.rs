@@ -9,10 +9,11 @@
 //! that a new timeline begins with has its id from birth; undo destroys it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use pando_catalog::{CloneRecord, CloneSource, Former, Sealed, SnapshotRecord};
-use pando_model::{CloneState, HookPoint, Moment, Name, OwnerId, PoolSnapshotId, SnapshotId, UnitId, VolumeId};
+use pando_model::{CloneState, HookPoint, Moment, Name, OwnerId, PoolSnapshotId, SnapshotId, Timing, UnitId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use super::bookmark::drop_snapshot;
@@ -79,6 +80,9 @@ pub struct Refresh {
     /// From the plan until its trees are copied.
     #[serde(skip)]
     pin: Option<Pin>,
+    /// When it was asked for, and how long the new volumes took.
+    #[serde(skip)]
+    begun: Option<(Instant, u64)>,
 }
 
 impl Verb for Refresh {
@@ -161,6 +165,7 @@ impl Refresh {
             masked: false,
             before_masking: None,
             pin: None,
+            begun: Some((world.clock.instant(), 0)),
         })
     }
 
@@ -221,8 +226,10 @@ impl Refresh {
     }
 
     fn volume(&mut self, run: &Run) -> Done<()> {
+        let begun = run.world.clock.instant();
         provision::make(run, &self.volumes)?;
         self.pin = None;
+        self.begun = self.begun.map(|(asked, _)| (asked, millis(begun)));
         Ok(())
     }
 
@@ -438,11 +445,19 @@ impl Refresh {
     /// What was the former state before this goes, unless it is what the clone has now.
     fn clear(&mut self, run: &Run) -> Done<()> {
         run.world.drop_live(&OwnerId::Clone(self.before.id.clone()));
+        if let Some((asked, storage_ms)) = self.begun {
+            let timing = Timing { storage_ms, ready_ms: millis(asked) };
+            run.world.catalog.note(&CloneRecord { timing, ..self.record(run)? })?;
+        }
         match (&self.plan, &self.before.former) {
             (Some(_), Some(former)) => provision::destroy(run, trees(&former.sources)),
             _ => Ok(()),
         }
     }
+}
+
+fn millis(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn trees(sources: &BTreeMap<Name, CloneSource>) -> BTreeSet<&VolumeId> {
