@@ -327,7 +327,9 @@ fn schedule(world: &Arc<World>, owner: &Owner) -> Done<()> {
         newest.problem.is_none()
             || newest.tried_at.is_none_or(|tried| world.now().duration_since(tried) >= PREPARE_AGAIN)
     };
-    let unprepared = owner.snapshots(world)?.pop().filter(|newest| newest.prepared.is_none() && rested(newest));
+    let snapshots = owner.snapshots(world)?;
+    let newest = moments::as_taken(owner, &snapshots).pop();
+    let unprepared = newest.filter(|newest| newest.prepared.is_none() && rested(newest));
     if let Some(newest) = unprepared
         && let Some(_claim) = world.try_claim(&[format!("{}/prepare", owner.name)], "prepare")
     {

@@ -185,11 +185,29 @@ fn roll(held: &Held, mark: &Mark, want: Want) -> Done<Option<Point>> {
     Ok(held.engine.locate(&held.seat.log, &mark.from, want)?)
 }
 
+/// An app's snapshots in the order in which they were taken: where production's clock was set back, that is not the order of
+/// their moments. What was made for a bookmark of a moment between two of them was not taken. A clone's moments are by
+/// this machine's clock.
+pub fn as_taken<'a>(owner: &Owner, snapshots: &'a [SnapshotRecord]) -> Vec<&'a SnapshotRecord> {
+    if owner.clone.is_some() {
+        return snapshots.iter().collect();
+    }
+    let logged: Vec<&Name> =
+        owner.sources.iter().filter(|(_, held)| crate::units::has_log(held.kind)).map(|(name, _)| name).collect();
+    let was_taken = |snapshot: &&SnapshotRecord| {
+        logged.is_empty() || logged.iter().any(|name| mark(snapshot, name).is_some_and(|mark| mark.rolls))
+    };
+    let mut taken: Vec<_> = snapshots.iter().filter(was_taken).collect();
+    taken.sort_by(|one, two| (one.taken_at, &one.id).cmp(&(two.taken_at, &two.id)));
+    taken
+}
+
 fn latest(world: &World, owner: &Owner, asked: String) -> Done<Plan> {
     let snapshots = owner.snapshots(world)?;
+    let taken = as_taken(owner, &snapshots);
     // Of a clone nothing is prepared but what bookmarks have made, be it of long ago.
-    let prepared = snapshots.iter().rev().find(|snapshot| owner.clone.is_none() && snapshot.prepared.is_some());
-    let newest = prepared.or_else(|| snapshots.last()).ok_or_else(|| {
+    let prepared = taken.iter().rev().find(|snapshot| owner.clone.is_none() && snapshot.prepared.is_some());
+    let newest = prepared.or_else(|| taken.last()).ok_or_else(|| {
         Fault::Problem(
             refused(format!("{} has no snapshot yet", owner.name)).hint("wait for `link`, or: pando snapshot"),
         )

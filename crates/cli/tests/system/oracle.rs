@@ -193,3 +193,28 @@ fn with_clock(seconds: i64) {
         stand.end(&[]);
     }
 }
+
+#[test]
+fn t04_where_productions_clock_is_set_back_the_latest_is_what_was_taken_last() {
+    for both in [false, true] {
+        let Some(stand) = Stand::of(ProductionOptions { clock: true, ..with(&[]) }) else { return };
+        stand.production.psql("CREATE TABLE mark (n int); INSERT INTO mark VALUES (1)");
+        if both {
+            stand.link_both(&[])
+        } else {
+            stand.link(&[])
+        };
+        stand.production.set_clock(-600);
+        stand.production.psql("INSERT INTO mark VALUES (2)");
+        let taken = stand.json(&["snapshot", "shop"])["result"]["snapshot"].clone();
+        let timeline = || stand.json(&["timeline", "shop"])["snapshots"].as_array().unwrap().clone();
+        let ready = || timeline().iter().any(|one| one["id"] == taken && one["prepared"] == true);
+        assert!(wait_until(Duration::from_secs(60), ready), "{both}: {taken} of {:?}\n{}", timeline(), stand.events());
+        assert_ne!(timeline().last().unwrap()["id"], taken, "{both}: its moment is before that of the first");
+        let copy = stand.copy("shop@latest", "dev");
+        assert_eq!(copy.sql("SELECT count(*) FROM mark"), "2", "{both}: {:?}", timeline());
+        stand.json(&["rm", "dev"]);
+        stand.json(&["unlink", "shop"]);
+        stand.end(&[]);
+    }
+}

@@ -235,3 +235,33 @@ fn files_are_taken_from_the_moment_or_after_it_and_the_skew_is_said() {
     assert_eq!((skew(&plan, "db"), skew(&plan, "files")), (0.0, -26.0));
     assert_eq!(complaints(&kit), Vec::<String>::new());
 }
+
+#[test]
+fn the_latest_is_what_was_taken_last_also_where_productions_clock_was_set_back() {
+    let kit = Kit::new();
+    kit.link(false);
+    kit.commit(2);
+    kit.snapshot("shop");
+    kit.keep();
+    // Production's clock was ahead by then: its moments lie behind those to come.
+    for mut record in kit.snapshots("shop") {
+        record.moment += jiff::SignedDuration::from_secs(300);
+        kit.world.catalog.note(&record).unwrap();
+    }
+    kit.commit(3);
+    kit.snapshot("shop");
+    kit.keep();
+    let last = |kit: &Kit| kit.snapshots("shop").into_iter().max_by_key(|one| one.taken_at).unwrap();
+    assert!(last(&kit).prepared.is_some() && last(&kit).moment < kit.snapshots("shop").pop().unwrap().moment);
+    assert_eq!(resolve(&kit, &Moment::Latest).unwrap().snapshot, Some(last(&kit).id));
+    kit.make_clone("shop", "dev", false);
+    assert_eq!(kit.state_of("dev"), "3");
+    // What a bookmark makes of an older moment is not taken last.
+    let taken = last(&kit).id;
+    kit.bookmark("shop", "then", Some("2026-11-21T10:00:12Z"));
+    assert_ne!(last(&kit).id, taken);
+    assert_eq!(resolve(&kit, &Moment::Latest).unwrap().snapshot, Some(taken));
+    kit.pass(1);
+    kit.keep();
+    assert_eq!(complaints(&kit), Vec::<String>::new());
+}

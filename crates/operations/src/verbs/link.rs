@@ -471,15 +471,16 @@ pub fn start_following(run: &Run, owner: &Owner) -> Done<()> {
     }
 }
 
-/// Prepares the newest snapshot, where it needs that.
+/// Prepares the snapshot that was taken last, where it needs that.
 pub fn prepare_newest(run: &Run, owner: &Owner) -> Done<()> {
     let world = &run.world;
-    let Some(newest) = owner.snapshots(world)?.pop().filter(|snapshot| snapshot.prepared.is_none()) else {
+    let snapshots = owner.snapshots(world)?;
+    let Some(newest) = moments::as_taken(owner, &snapshots).pop().filter(|snapshot| snapshot.prepared.is_none()) else {
         return Ok(());
     };
     let _pin = world.pin(&owner.id);
     let plan = moments::resolve(run, owner, &pando_model::Moment::Snapshot(newest.id.clone()))?;
-    run_now(world, Prepare::new(world, owner, plan, newest.id)?).map(drop)
+    run_now(world, Prepare::new(world, owner, plan, newest.id.clone())?).map(drop)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::provision;
 use super::remove::trees_of;
 use crate::fault::Done;
 use crate::journal::{Run, Step, Verb, keep};
-use crate::moments::mark;
+use crate::moments::{as_taken, mark};
 use crate::owner::Owner;
 use crate::volumes::in_use;
 use crate::world::World;
@@ -67,7 +67,8 @@ impl Thin {
         let moments: Vec<Timestamp> = free.iter().map(|snapshot| snapshot.moment).collect();
         let policy = &owner.app.policy;
         // What `@latest` of an app stands on.
-        let newest_prepared = snapshots.iter().rev().find(|one| owner.clone.is_none() && one.prepared.is_some());
+        let taken = as_taken(owner, &snapshots);
+        let newest_prepared = taken.iter().rev().find(|one| owner.clone.is_none() && one.prepared.is_some());
         let mut gone: Vec<&SnapshotRecord> =
             policy.expendable(&moments, now).into_iter().map(|index| free[index]).collect();
         gone.retain(|snapshot| newest_prepared.is_none_or(|newest| newest.id != snapshot.id));
@@ -81,6 +82,7 @@ impl Thin {
             .into_iter()
             .map(|index| free[index])
             .filter(|one| one.prepared.is_some() && one.prepared != one.raw && one.raw.is_some())
+            .filter(|one| newest_prepared.is_none_or(|newest| newest.id != one.id))
             .filter(|one| !recent.contains(&one.id) && !gone.iter().any(|other| other.id == one.id))
             .collect();
         let mut former = None;
