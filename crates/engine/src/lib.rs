@@ -439,6 +439,9 @@ pub trait Engine: Send + Sync {
     }
     /// The unit that keeps the log of a recording clone.
     fn record(&self, seat: &Seat, source: &Source) -> Result<Option<UnitPlan>, EngineError>;
+    /// Closes what is still open to the server that had its sockets in this directory, and has gone for good. The system keeps
+    /// of a server whom somebody is connected to, however dead, what it was confined to: its volume would go on taking room.
+    fn hang_up(&self, _sockets: &std::path::Path) {}
     /// A stopped tree: drops what a clone of it would not need (old log segments).
     fn slim(&self, seat: &Seat, source: &Source) -> Result<(), EngineError>;
     /// Whether a user may set these server settings on clones.

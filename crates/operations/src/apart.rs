@@ -45,9 +45,12 @@ pub fn doctor(world: &World) -> DoctorItem {
         return item("account", "warning", shared, Some(fix.to_owned()));
     };
     match works(world, account) {
-        Ok(()) => {
-            item("account", "ok", format!("mirrors run as {}, servers of clones as nobody else", account.name), None)
-        }
+        Ok(()) => item(
+            "account",
+            "ok",
+            format!("mirrors run as {}, the servers of each clone under a user id of their own", account.name),
+            None,
+        ),
         Err(error) => {
             item("account", "warning", format!("{shared} ({error})"), Some(format!("that takes {}", idmap::NEEDS)))
         }

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use pando_engine::{Credentials, Ingest, Readiness, UnitPlan, Verdict};
+use pando_host::durable::remove_tree_if_there;
 use pando_host::secret::Secret;
 use pando_model::{EngineKind, Name, UnitId};
 use pando_runtime::{Outcome, StopSignal, UnitSpec, UnitState};
 
 use crate::containers;
-use crate::fault::{Done, Fault, failed};
+use crate::fault::{Done, Fault, failed, io};
 use crate::journal::Run;
 use crate::owner::{Held, Owner};
 use crate::world::World;
@@ -230,6 +231,14 @@ pub fn forget_all(world: &World, owner: &Owner) -> Done<()> {
             world.runtime.forget(unit)?;
         }
     }
+    Ok(())
+}
+
+/// Takes away the directory of sockets of a server that has gone for good.
+pub fn remove_sockets(world: &World, seat: &UnitId) -> Done<()> {
+    let sockets = world.home.run(seat.as_str());
+    world.engines.values().for_each(|engine| engine.hang_up(&sockets));
+    remove_tree_if_there(&sockets).map_err(|error| io("removing a socket directory", error))?;
     Ok(())
 }
 

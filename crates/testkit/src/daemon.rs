@@ -201,6 +201,14 @@ impl Daemon {
         self.dir.path().join("log")
     }
 
+    /// The daemon's own process.
+    ///
+    /// # Panics
+    /// When it was stopped or killed.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a daemon that runs").id()
+    }
+
     /// The processes that belong to this home.
     pub fn processes(&self) -> Vec<u32> {
         processes_of(&self.home)

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use pando_testkit::{RedisProduction, tools};
+use pando_testkit::{RedisProduction, tools, wait_until};
 use tempfile::TempDir;
 
 use crate::stand::{Copy, Stand};
@@ -49,6 +50,11 @@ fn whoever_has_a_clone_reaches_no_other_clone_and_no_mirror() {
     let redis = RedisProduction::start(&[]);
     stand.link(&["--snapshot-every", "1h"]);
     stand.json(&["link", "cache", &format!("q={}", redis.url(0)), "--snapshot-every", "1h"]);
+    let connections = |of: u32| {
+        let open = fs::read_dir(format!("/proc/{of}/fd")).unwrap().flatten();
+        open.filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with("socket:"))).count()
+    };
+    let before = connections(stand.daemon.pid());
     let one = stand.copy("shop", "one");
     let two = stand.copy_with("shop", "two", &["--record"]);
     stand.json(&["clone", "cache", "c"]);
@@ -117,6 +123,9 @@ fn whoever_has_a_clone_reaches_no_other_clone_and_no_mirror() {
     for name in ["three", "two", "one", "c"] {
         stand.json(&["rm", name]);
     }
+    // A connection to a server that has gone keeps what it was confined to, and with that its volume.
+    let closed = || connections(stand.daemon.pid()) <= before;
+    assert!(wait_until(Duration::from_secs(10), closed), "{before} before, {} now", connections(stand.daemon.pid()));
     let mode = fs::metadata(&home).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o711);
     stand.end(&[]);

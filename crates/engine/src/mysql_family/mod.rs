@@ -332,6 +332,10 @@ impl<F: Flavor> Engine for FamilyEngine<F> {
         Ok(None)
     }
 
+    fn hang_up(&self, sockets: &Path) {
+        self.sessions.drop(sockets);
+    }
+
     fn slim(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
         self.sessions.drop(&seat.run);
         clone::slim::<F>(seat)

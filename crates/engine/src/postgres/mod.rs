@@ -211,6 +211,10 @@ impl Engine for PostgresEngine {
         mirror::progress(log)
     }
 
+    fn hang_up(&self, sockets: &Path) {
+        self.sessions.drop(sockets);
+    }
+
     fn settle(&self, seat: &Seat, source: &Source) -> Result<(), EngineError> {
         self.sessions.drop(&seat.run);
         mirror::settle(self, seat, source)

@@ -204,6 +204,10 @@ impl Engine for RedisEngine {
         None
     }
 
+    fn hang_up(&self, sockets: &Path) {
+        self.sessions.drop(sockets);
+    }
+
     fn settle(&self, seat: &Seat, _: &Source) -> Result<(), EngineError> {
         self.sessions.drop(&seat.run);
         Ok(())

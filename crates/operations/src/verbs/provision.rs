@@ -314,9 +314,7 @@ pub fn stop_sources<'a>(run: &Run, sources: impl IntoIterator<Item = &'a CloneSo
         for unit in source.units.values() {
             run.world.runtime.forget(unit)?;
         }
-        let sockets = run.world.home.run(source.seat.as_str());
-        pando_host::durable::remove_tree_if_there(&sockets)
-            .map_err(|error| Fault::Problem(crate::fault::io("removing a socket directory", error)))?;
+        units::remove_sockets(&run.world, &source.seat)?;
     }
     Ok(())
 }

@@ -226,7 +226,7 @@ pub fn clear_files(run: &Run, owner: &OwnerId, seats: &[UnitId]) -> Done<()> {
     let failed = |error| Fault::Problem(crate::fault::io("removing a log", error));
     pando_host::durable::remove_tree_if_there(&run.world.home.log_of(owner)).map_err(failed)?;
     for seat in seats {
-        pando_host::durable::remove_tree_if_there(&run.world.home.run(seat.as_str())).map_err(failed)?;
+        units::remove_sockets(&run.world, seat)?;
     }
     Ok(())
 }
