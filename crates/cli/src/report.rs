@@ -94,6 +94,7 @@ impl Reader {
             ("app", format!("{} ({})", app.name, app.id)),
             ("state", app.state.to_string()),
             ("problem", app.problem.clone().unwrap_or_default()),
+            ("hint", app.hint.clone().unwrap_or_default()),
             ("lag", human::lag(app.lag_seconds)),
             ("snapshots", format!("{}, one every {}", app.snapshots, span(policy.snapshot_every_seconds))),
             ("log kept", span(policy.log_keep_seconds)),

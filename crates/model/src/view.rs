@@ -206,6 +206,9 @@ view!(
         /// Why, when it is not following.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub problem: Option<String>,
+        /// What can be done about it, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub hint: Option<String>,
         /// Seconds by which the timeline's end lies behind the clock.
         pub lag_seconds: Option<f64>,
         /// By name.

@@ -2,15 +2,16 @@
 
 use pando_catalog::{AppRecord, OperationRecord};
 use pando_host::{Account, confine};
-use pando_model::{AppState, DoctorItem, DoctorView, OperationState, Problem};
+use pando_model::{AppState, DoctorItem, DoctorView, OperationState, OwnerId, Problem};
 use pando_pool::PoolConfig;
 
 use crate::apart;
 use crate::containers;
 use crate::facade::Pando;
 use crate::fault::IntoProblem;
+use crate::remedy;
 use crate::strangers::strangers;
-use crate::world::thresholds;
+use crate::world::{World, thresholds};
 
 /// One finding.
 pub fn item(what: &str, level: &str, found: impl Into<String>, fix: Option<String>) -> DoctorItem {
@@ -24,6 +25,26 @@ fn confinement(there: bool) -> DoctorItem {
     }
     let found = "databases from elsewhere cannot be imported: this kernel does not confine their servers";
     item("archives", "warning", found, Some(format!("that takes {}", confine::NEEDS)))
+}
+
+/// A mirror that does not follow, and why.
+fn mirror(world: &World, app: AppRecord) -> Option<DoctorItem> {
+    let name = app.name;
+    let why = world.anew.told(&OwnerId::App(app.id), app.problem)?;
+    match app.state {
+        AppState::Failed => {
+            let fix = format!(
+                "`pando logs {name}` shows why; it goes on when it can, and is made anew after five minutes, at most once a day"
+            );
+            Some(item("mirrors", "problem", format!("the mirror of {name} has failed: {why}"), Some(fix)))
+        }
+        AppState::Disconnected | AppState::Rebasing => {
+            let (found, fix) = (format!("the mirror of {name} is {}: {why}", app.state), remedy::of(&name, Some(&why)));
+            // It waits for the user, or goes on by itself.
+            Some(item("mirrors", if fix.is_some() { "problem" } else { "warning" }, found, fix))
+        }
+        _ => None,
+    }
 }
 
 impl Pando {
@@ -45,15 +66,7 @@ impl Pando {
         }
         items.push(containers::doctor(world).map_err(crate::fault::Fault::into_problem)?);
         for app in world.catalog.all::<AppRecord>().map_err(IntoProblem::into_problem)? {
-            if app.state == AppState::Failed {
-                let found = format!("the mirror of {} has failed: {}", app.name, app.problem.unwrap_or_default());
-                let fix = format!(
-                    "`pando logs {}` shows why; it goes on when it can, and is made anew after five minutes, at most once a \
-                     day",
-                    app.name
-                );
-                items.push(item("mirrors", "problem", found, Some(fix)));
-            }
+            items.extend(mirror(world, app));
         }
         for stranger in strangers(world) {
             items.push(item("strangers", "warning", stranger, None));

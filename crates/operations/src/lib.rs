@@ -39,6 +39,7 @@ mod journal;
 mod moments;
 mod owner;
 mod recovery;
+mod remedy;
 mod strangers;
 mod transfer;
 mod units;

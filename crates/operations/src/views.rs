@@ -15,6 +15,7 @@ use crate::fault::Done;
 use crate::hooks::Stitches;
 use crate::moments::ranges;
 use crate::owner::Owner;
+use crate::remedy;
 use crate::units;
 use crate::volumes::in_use;
 use crate::world::World;
@@ -155,11 +156,13 @@ pub fn app(world: &World, owner: &Owner) -> Done<AppView> {
         );
     }
     let clones: Vec<CloneRecord> = world.catalog.of(record.id.as_str())?;
+    let problem = world.anew.told(&owner.id, record.problem.clone());
     Ok(AppView {
         name: record.name.clone(),
         id: record.id.clone(),
         state: record.state,
-        problem: world.anew.told(&owner.id, record.problem.clone()),
+        hint: remedy::of(&record.name, problem.as_deref()),
+        problem,
         lag_seconds: lag(world, owner),
         sources,
         policy: record.policy.clone(),
