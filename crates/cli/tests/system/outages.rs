@@ -271,3 +271,63 @@ fn a_daemon_that_is_told_to_stop_does_not_wait_for_a_production_that_is_silent()
     stand.nothing_left();
     stand.end(&[]);
 }
+
+/// Production's password is changed: everybody is told why the mirror does not follow, and what to do; with the new one it
+/// goes on where it stopped.
+#[test]
+fn a_changed_password_of_production_is_told_and_the_new_one_is_taken() {
+    let Some(stand) = Stand::new() else { return };
+    let production = &stand.production;
+    table(production);
+    stand.link(&["--snapshot-every", "2s"]);
+    let mut oracle = Oracle::default();
+    let before = some(&mut oracle, production);
+    caught_up(&stand, &oracle, "before");
+    let slot = production.psql("SELECT slot_name FROM pg_replication_slots");
+
+    production.psql("ALTER ROLE boss PASSWORD 'rotated-1'");
+    production.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_replication");
+    let meanwhile = some(&mut oracle, production);
+    stand.wait_state("disconnected", 30);
+    // Whenever one looks, also between two questions to production.
+    let refused = "password authentication failed for user";
+    assert!(wait_until(Duration::from_secs(20), || stand.json(&["show", "shop"]).to_string().contains(refused)));
+    for _ in 0..12 {
+        let shown = stand.json(&["show", "shop"]);
+        assert!(shown["problem"].as_str().unwrap().contains(refused), "{shown}");
+        assert!(shown["hint"].as_str().unwrap().contains("pando apply"), "{shown}");
+        sleep(Duration::from_millis(300));
+    }
+    let people = String::from_utf8(stand.daemon.pando(&["show", "shop"]).stdout).unwrap();
+    assert!(people.contains(refused) && people.contains("pando apply FILE.toml"), "{people}");
+    let doctor = stand.daemon.pando(&["doctor", "--json"]);
+    assert_eq!(doctor.status.code(), Some(1), "something is to be done");
+    let doctor: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let told = doctor["items"].as_array().unwrap().iter().find(|item| item["what"] == "mirrors").unwrap().clone();
+    assert!(told["found"].as_str().unwrap().contains(refused), "{doctor}");
+    assert!(told["level"] == "problem" && told["fix"].as_str().unwrap().contains("pando apply"), "{doctor}");
+    // Somebody has taken the slot away, too.
+    production.psql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("shop.toml");
+    let url = production.url("postgres").replace("prod-secret", "${NEW}");
+    assert!(url.contains("${NEW}"), "{url}");
+    let text = |password: &str| {
+        let url = url.replace("${NEW}", password);
+        format!("app = \"shop\"\n[[sources]]\nname = \"db\"\nurl = \"{url}\"\n[policy]\nsnapshot_every_seconds = 2\n")
+    };
+    std::fs::write(&file, text("rotated-1")).unwrap();
+    stand.json(&["apply", &file.display().to_string()]);
+    stand.wait_state("following", 30);
+    let shown = stand.json(&["show", "shop"]);
+    assert!(shown["problem"].is_null() && shown["hint"].is_null(), "{shown}");
+    assert_eq!(production.psql("SELECT slot_name FROM pg_replication_slots"), slot);
+    let after = some(&mut oracle, production);
+    caught_up(&stand, &oracle, "after");
+    for (moment, name) in [(before, "one"), (meanwhile, "two"), (after, "three")] {
+        oracle.check(moment, &stand.copy(&format!("shop@{moment}"), name).sql(ROWS));
+    }
+    assert_eq!(stand.json(&["timeline", "shop"])["ranges"].as_array().unwrap().len(), 1, "nothing was lost");
+    stand.end(&[]);
+}

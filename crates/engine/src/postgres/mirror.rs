@@ -18,7 +18,7 @@ use pando_model::{Lsn, SourceUrl};
 
 use super::facts::Facts;
 use super::install::Installation;
-use super::production::{conninfo, query};
+use super::production::{conninfo, query, replication};
 use super::{PostgresEngine, control, settings, tree};
 use crate::{EngineError, Link, Pulse, Seat, Source, UnitPlan};
 
@@ -383,20 +383,30 @@ fn ask_position(
         .ok_or_else(|| EngineError::Invalid(format!("production's position cannot be read: {text:?}")))
 }
 
-/// The standby is up, but nothing streams: is production away, or is what we need gone?
+/// The standby is up, but nothing streams: is production away, or is what we need gone? Between two questions the last
+/// answer counts.
 fn why_not_streaming(engine: &PostgresEngine, installation: &Installation, facts: &Facts, source: &Source) -> Link {
-    if !engine.may_ask(&source.tag) {
-        return Link::Disconnected("production is not streaming".to_owned());
+    if let Some(said) = engine.said(&source.tag) {
+        return Link::Disconnected(said);
     }
+    let link = ask_why(engine, installation, facts, source);
+    if let Link::Disconnected(why) = &link {
+        engine.keep_said(&source.tag, why);
+    }
+    link
+}
+
+fn ask_why(engine: &PostgresEngine, installation: &Installation, facts: &Facts, source: &Source) -> Link {
+    let said = |error: EngineError| {
+        Link::Disconnected(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
+    };
     let name = literal(&source.tag);
     let sql = format!(
         "SELECT coalesce((SELECT coalesce(wal_status, 'lost') FROM pg_catalog.pg_replication_slots \
          WHERE slot_name = {name}), 'none')"
     );
     match query(installation, engine.account(), &source.url, &sql) {
-        Err(error) => {
-            Link::Disconnected(std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))
-        }
+        Err(error) => said(error),
         Ok(status) if facts.slot && status == "lost" => {
             Link::Lost("production has dropped log that the mirror still needed (its slot is lost)".to_owned())
         }
@@ -404,9 +414,13 @@ fn why_not_streaming(engine: &PostgresEngine, installation: &Installation, facts
             Ok(()) => {
                 Link::Disconnected("production had no slot for the mirror any more; it was made again".to_owned())
             }
-            Err(error) => Link::Disconnected(error.to_string()),
+            Err(error) => said(error),
         },
-        Ok(_) => Link::Disconnected("production answers, but does not stream yet".to_owned()),
+        // Who is let in may still be kept from replicating.
+        Ok(_) => match replication(installation, engine.account(), &source.url, "IDENTIFY_SYSTEM") {
+            Err(error) => said(error),
+            Ok(_) => Link::Disconnected("production answers, but does not stream yet".to_owned()),
+        },
     }
 }
 

@@ -65,7 +65,7 @@ pub struct PostgresEngine {
     sessions: Sessions,
     logs: Mutex<HashMap<PathBuf, Arc<WalLog>>>,
     held: Mutex<HashSet<PathBuf>>,
-    asked: Mutex<HashMap<String, Instant>>,
+    asked: Mutex<HashMap<String, (Instant, String)>>,
 }
 
 impl PostgresEngine {
@@ -146,15 +146,18 @@ impl PostgresEngine {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).contains(run)
     }
 
-    /// At most one question in two seconds to a production that does not stream.
-    fn may_ask(&self, tag: &str) -> bool {
+    /// What production said to the last question, if that is less than two seconds ago: one that does not stream is asked
+    /// no more often.
+    fn said(&self, tag: &str) -> Option<String> {
         let now = SystemClock.instant();
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, said) = asked.get(tag).filter(|(at, _)| now.duration_since(*at) < Duration::from_secs(2))?;
+        Some(said.clone())
+    }
+
+    fn keep_said(&self, tag: &str, said: &str) {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = asked.get(tag).is_none_or(|last| now.duration_since(*last) >= Duration::from_secs(2));
-        if due {
-            asked.insert(tag.to_owned(), now);
-        }
-        due
+        asked.insert(tag.to_owned(), (SystemClock.instant(), said.to_owned()));
     }
 }
 
