@@ -55,7 +55,7 @@ use self::session::Sessions;
 use crate::postgres::tree::private_dir;
 use crate::{
     Baked, Credentials, Engine, EngineError, Finding, ImageContent, ImageLook, Link, Mark, Point, Preflight, Pulse,
-    Readiness, Seat, Source, Stage, Stretch, UnitPlan, Want,
+    Readiness, Seat, Source, Stage, Stretch, UnitPlan, Want, encoded,
 };
 
 /// The engine for Redis and Valkey.
@@ -448,15 +448,31 @@ impl Engine for RedisEngine {
     }
 
     fn address(&self, source: &Source, port: u16, credentials: &Credentials) -> Option<String> {
-        // Both are made of letters and digits that need no quoting.
-        let database = production::database(&source.url);
-        Some(format!("redis://{}:{}@127.0.0.1:{port}/{database}", credentials.user, credentials.password.reveal()))
+        Some(address(production::database(&source.url), port, credentials))
     }
+}
+
+/// The address of a server on this machine. Its password may have been chosen by a person.
+fn address(database: impl std::fmt::Display, port: u16, credentials: &Credentials) -> String {
+    let (user, password) = (encoded(&credentials.user), encoded(credentials.password.reveal()));
+    format!("redis://{user}:{password}@127.0.0.1:{port}/{database}")
 }
 
 #[cfg(test)]
 mod tests {
+    use pando_host::secret::Secret;
+    use pando_model::SourceUrl;
+
     use super::*;
+
+    #[test]
+    fn an_address_holds_any_password() -> Result<(), pando_model::SourceUrlError> {
+        let who = Credentials { user: "pando".to_owned(), password: Secret::new("p@ss/w:rd 1%"), salt: None };
+        let text = address(3, 6400, &who);
+        assert_eq!(text, "redis://pando:p%40ss%2Fw%3Ard%201%25@127.0.0.1:6400/3");
+        assert_eq!(text.parse::<SourceUrl>()?.password.as_deref(), Some("p@ss/w:rd 1%"));
+        Ok(())
+    }
 
     #[test]
     fn a_server_that_refuses_is_not_starting() {
