@@ -106,10 +106,17 @@ impl IntoProblem for EngineError {
     }
 }
 
-/// What helps against libpq's usual refusals.
+/// What helps against the usual refusals of libpq, of the clients of MariaDB and MySQL, and of Redis.
 fn production_hint(text: &str) -> Option<&'static str> {
-    const KNOWN: [(&str, &str); 9] = [
+    const KNOWN: [(&str, &str); 16] = [
         ("password authentication failed", "check the user and password in the URL"),
+        (
+            "Access denied for user",
+            "check the user and password in the URL, and that the user may come from this machine",
+        ),
+        ("WRONGPASS", "check the user and password in the URL"),
+        ("NOAUTH", "put the password into the URL: redis://:PASSWORD@HOST, or redis://USER:PASSWORD@HOST"),
+        ("without any password configured", "production has no password: leave it out of the URL"),
         ("no password supplied", "put the password into the URL: postgres://USER:PASSWORD@HOST/DATABASE"),
         (
             "no pg_hba.conf entry",
@@ -122,7 +129,10 @@ fn production_hint(text: &str) -> Option<&'static str> {
         ),
         ("lock timeout", "something writes for longer than a fence waits: try again when it is over"),
         ("Connection refused", "check host and port, and that production listens on that address"),
+        ("Can't connect to", "check host and port, and that production listens on that address"),
         ("could not translate host name", "check the host's name in the URL"),
+        ("server host '", "check the host's name in the URL"),
+        ("failed to lookup address", "check the host's name in the URL"),
         ("timeout expired", "check host, port and firewalls: nobody answers there"),
         ("does not exist", "check the name of the database or user in the URL"),
     ];

@@ -112,6 +112,43 @@ pub fn shared<F: Flavor>() -> Vec<&'static str> {
     SHARED.iter().chain(F::SHARED).chain(&ANSWERS).chain(F::ANSWERS).copied().collect()
 }
 
+/// The names of its databases, hexadecimal: they may hold anything.
+const DATABASES: &str = "SELECT HEX(schema_name) FROM information_schema.schemata";
+/// Those of the server itself.
+const ITS_OWN: [&str; 4] = ["mysql", "information_schema", "performance_schema", "sys"];
+
+/// That the database of the address is not there.
+fn no_database(
+    url: &SourceUrl,
+    facts: &Facts,
+    ask: &dyn Fn(&str) -> Result<String, EngineError>,
+) -> Result<Option<Finding>, EngineError> {
+    const SHOWN: usize = 10;
+    let Some(name) = url.database() else { return Ok(None) };
+    let answer = ask(DATABASES)?;
+    let mut there: Vec<String> = answer.lines().filter_map(text_of).collect();
+    let is_it = |known: &String| match facts.setting("lower_case_table_names") {
+        "0" | "" => known == name,
+        _ => known.to_lowercase() == name.to_lowercase(),
+    };
+    if there.iter().any(is_it) {
+        return Ok(None);
+    }
+    there.sort();
+    there.retain(|known| !ITS_OWN.contains(&known.as_str()));
+    let more = if there.len() > SHOWN { ", …" } else { "" };
+    let fix = match there.as_slice() {
+        [] => "CREATE DATABASE …; production has none yet".to_owned(),
+        some => format!("one of production's databases: {}{more}", some[..some.len().min(SHOWN)].join(", ")),
+    };
+    Ok(Some(finding(format!("production has no database {name:?}"), Some(&fix), true)))
+}
+
+fn text_of(hex: &str) -> Option<String> {
+    let bytes = hex.as_bytes().chunks(2).map(|two| u8::from_str_radix(str::from_utf8(two).ok()?, 16).ok());
+    String::from_utf8(bytes.collect::<Option<Vec<u8>>>()?).ok()
+}
+
 /// What a right is for; the first name is the one to grant, others are MariaDB's.
 const RIGHTS: [(&[&str], &str); 9] = [
     (&["REPLICATION SLAVE", "REPLICATION REPLICA"], "to follow the binary log"),
@@ -171,6 +208,7 @@ pub fn look<F: Flavor>(
     let told = zone::told(&facts, &zone);
     findings.extend(told.as_ref().err().cloned());
     findings.extend(rights(&facts));
+    findings.extend(no_database(url, &facts, &ask)?);
     let mut found = Preflight {
         facts: serde_json::to_value(&facts).unwrap_or_default(),
         version: Some(format!("{make} {}", words(facts.numbers()))),

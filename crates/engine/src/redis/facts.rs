@@ -54,7 +54,7 @@ pub fn look(installations: &Installations, url: &SourceUrl) -> Result<Preflight,
     let mut client = production::connect(url, "pando-preflight").map_err(failed)?;
     let info = match client.info(None) {
         Ok(info) => info,
-        Err(ClientError::Refused(why)) => {
+        Err(ClientError::Refused(why)) if why.starts_with("NOPERM") => {
             let user = url.user.as_deref().unwrap_or("default");
             let fix = format!("ACL SETUSER {user} +info +psync +replconf +ping");
             return Ok(Preflight { findings: vec![fatal(why, Some(fix))], ..Preflight::default() });

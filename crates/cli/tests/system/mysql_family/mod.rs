@@ -563,6 +563,11 @@ macro_rules! shared_tests {
         }
 
         #[test]
+        fn what_is_wrong_with_an_address_is_said_with_what_helps() {
+            $crate::mysql_family::settings::wrong_addresses::<$make>();
+        }
+
+        #[test]
         fn m14_a_production_in_a_zone_by_its_name_is_copied_and_travels() {
             $crate::mysql_family::settings::zone_by_name::<$make>();
         }

@@ -1,6 +1,6 @@
 //! What production has set, or has from its machine, and what would show other results without it (M-14).
 
-use pando_testkit::FamilyProduction;
+use pando_testkit::{FamilyProduction, free_port};
 
 use super::{Side, Stand, at};
 
@@ -122,5 +122,27 @@ pub fn of_answers<M: Side>() {
     let url = stand.copy("blog@now", "other", &["--set", "group_concat_max_len=9"]);
     assert_eq!(at::<M>(&url, "SELECT @@group_concat_max_len, @@div_precision_increment"), "9\t9");
     stand.json(&["rm", "dev", "other"]);
+    stand.end(&[]);
+}
+
+/// What is wrong with an address is said in one line, with what helps, and nothing is left.
+pub fn wrong_addresses<M: Side>() {
+    let Some(stand) = Stand::<M>::new() else { return };
+    stand.production.sql("SET NAMES utf8mb4; CREATE DATABASE `blög'1`");
+    let (good, port) = (stand.production.url(), format!(":{}/", stand.production.port()));
+    for (url, signs) in [
+        (good.replace("prod-secret", "wrong-one"), ["Access denied for user 'rep'", "check the user and password"]),
+        (good.replace("/blog", "/blg"), ["production has no database \"blg\"", "databases: blog, blög'1"]),
+        (good.replace(&port, &format!(":{}/", free_port())), ["Can't connect to", "check host and port"]),
+        (good.replace("127.0.0.1", "nowhere.invalid"), ["server host 'nowhere.invalid'", "check the host's name"]),
+    ] {
+        let said = stand.fails(1, &["link", "blog", &format!("db={url}")]);
+        for sign in signs.iter().chain(&["hint: "]) {
+            assert!(said.contains(sign), "{sign}: {said}");
+        }
+        assert!(said.lines().count() <= 4 && !said.contains("wrong-one") && !said.contains("prod-secret"), "{said}");
+        assert_eq!(stand.json(&["ls"])["apps"].as_array().map_or(0, Vec::len), 0);
+    }
+    stand.json(&["link", "blog", &format!("db={}", good.replace("/blog", "/bl%C3%B6g'1"))]);
     stand.end(&[]);
 }
