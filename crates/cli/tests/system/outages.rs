@@ -195,6 +195,20 @@ fn t09_a_tablespace_made_on_production_stops_the_mirror_and_touches_nothing() {
     assert!(wait_until(Duration::from_secs(60), || problem().contains("tablespace")), "{}", stand.events());
     oracle.check(before, &stand.copy(&format!("shop@{before}"), "older").sql(ROWS));
     assert_eq!(stand.production.psql("SELECT n FROM far"), "7");
+    // It is tried again, later each time, and told once.
+    let tries = || {
+        let ops = stand.json(&["ops"]);
+        ops.as_array().unwrap().iter().filter(|one| one["verb"] == "rebase" && one["state"] == "failed").count()
+    };
+    assert!(wait_until(Duration::from_secs(60), || tries() == 3), "{}", stand.daemon.log());
+    assert!(
+        problem().contains("could not be made: ") && problem().contains("; it is tried again at 20"),
+        "{}",
+        problem()
+    );
+    sleep(Duration::from_secs(6));
+    assert_eq!(tries(), 3, "{}", stand.events());
+    assert_eq!(stand.events().matches("rebase shop failed: ").count(), 1, "{}", stand.events());
 
     stand.production.psql("DROP TABLE far");
     stand.production.psql("DROP TABLESPACE fast");
