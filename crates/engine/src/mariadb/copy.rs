@@ -50,7 +50,7 @@ pub fn begin(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<Opt
     let first = dump_dir(seat);
     seat::private_dir(&first, account.as_ref())?;
     seat::private_dir(&seat.data, account.as_ref())?;
-    // Whoever owns production's files goes through here to what is his.
+    // Whoever owns production's files goes through here to what is his; what holds rows in here is private by itself.
     let passed = Dir::open(&seat.log).and_then(|log| log.set_mode(0o711));
     passed.map_err(io("opening the way to the first copy's address"))?;
     let address = first.join("production.cnf");
@@ -80,8 +80,6 @@ pub fn next(engine: &MariadbEngine, seat: &Seat, source: &Source, done: usize) -
 /// The second: what it took is brought to its end.
 fn prepare(engine: &MariadbEngine, facts: &Facts, seat: &Seat) -> Result<UnitPlan, EngineError> {
     durable::remove_if_there(&dump_dir(seat).join("production.cnf")).map_err(io("removing an option file"))?;
-    let shut = Dir::open(&seat.log).and_then(|log| log.set_mode(0o700));
-    shut.map_err(io("shutting the way to the first copy's address"))?;
     let args = vec![
         "--no-defaults".to_owned(),
         "--prepare".to_owned(),
