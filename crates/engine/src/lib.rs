@@ -37,8 +37,6 @@ use pando_model::{DoctorItem, EngineKind, Lsn, Profile, SettingChange, SourceUrl
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use seat::private_dir;
-
 /// Where one source of one owner (the mirror of an app, a snapshot of it, or a clone) lives.
 #[derive(Debug, Clone)]
 pub struct Seat {

@@ -13,7 +13,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 use pando_catalog::{AppRecord, CloneRecord};
-use pando_model::{AppState, EngineKind, Problem, VolumeId};
+use pando_model::{AppState, EngineKind, OwnerId, Problem, VolumeId};
 
 use crate::fault::{Done, Fault, IntoProblem, io as failed};
 use crate::world::World;
@@ -43,14 +43,25 @@ fn is_copied_by_another(app: &AppRecord) -> bool {
     app.sources.values().any(|source| source.engine == EngineKind::Mariadb)
 }
 
-/// Before a first copy into a mirror's volume.
-pub fn before_copy(world: &World, app: &AppRecord) -> Done<()> {
-    Ok(set(world, &world.pool()?.volume_path(&app.volume), is_copied_by_another(app))?)
+/// A mirror's volume, and its logs.
+fn set_mirror(world: &World, app: &AppRecord, open: bool) -> Done<()> {
+    let owner = OwnerId::App(app.id.clone());
+    set(world, &world.pool()?.volume_path(&app.volume), open)?;
+    Ok(app.sources.keys().try_for_each(|name| set(world, &world.home.log(&owner, name), open))?)
 }
 
-/// A mirror's volume is no way in.
+/// Before a first copy into a mirror's volume.
+pub fn before_copy(world: &World, app: &AppRecord) -> Done<()> {
+    for name in app.sources.keys() {
+        fs::create_dir_all(world.home.log(&OwnerId::App(app.id.clone()), name))
+            .map_err(|error| Fault::Problem(failed("making a log", error)))?;
+    }
+    set_mirror(world, app, is_copied_by_another(app))
+}
+
+/// A mirror's volume is no way in, nor are its logs.
 pub fn close_mirror(world: &World, app: &AppRecord) -> Done<()> {
-    Ok(set(world, &world.pool()?.volume_path(&app.volume), false)?)
+    set_mirror(world, app, false)
 }
 
 /// A clone's volume is entered.
@@ -63,15 +74,8 @@ pub fn close_snapshots(world: &World) -> Done<()> {
     Ok(set(world, &pando_pool::snapshots_of(world.pool()?.root()), false)?)
 }
 
-/// Logs are made closed; those from before are as everybody could read them.
-fn close_logs(world: &World) -> Result<(), Problem> {
-    let within = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    within(&world.home.logs()).flat_map(|owner| within(&owner)).try_for_each(|log| set(world, &log, false))
-}
-
 /// All that is there.
 pub fn at_start(world: &World) -> Result<(), Problem> {
-    close_logs(world)?;
     let Ok(pool) = world.pool() else { return Ok(()) };
     close_snapshots(world).map_err(Fault::into_problem)?;
     for app in world.catalog.all::<AppRecord>().map_err(IntoProblem::into_problem)? {
@@ -81,7 +85,8 @@ pub fn at_start(world: &World) -> Result<(), Problem> {
         }
     }
     for clone in world.catalog.all::<CloneRecord>().map_err(IntoProblem::into_problem)? {
-        for source in clone.sources.values() {
+        for (name, source) in &clone.sources {
+            set(world, &world.home.log(&OwnerId::Clone(clone.id.clone()), name), false)?;
             let path = pool.volume_path(&source.volume);
             // One that is being received is shut in another way.
             if fs::metadata(&path).is_ok_and(|meta| meta.permissions().mode() & 0o7777 == CLOSED) {

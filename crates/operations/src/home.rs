@@ -98,11 +98,6 @@ impl Home {
         self.root.join("images")
     }
 
-    /// All change logs.
-    pub fn logs(&self) -> PathBuf {
-        self.root.join("log")
-    }
-
     /// A source's change log.
     pub fn log(&self, owner: &OwnerId, source: &Name) -> PathBuf {
         self.log_of(owner).join(source.as_str())
@@ -110,7 +105,7 @@ impl Home {
 
     /// All change logs of an owner.
     pub fn log_of(&self, owner: &OwnerId) -> PathBuf {
-        self.logs().join(owner.as_str())
+        self.root.join("log").join(owner.as_str())
     }
 
     /// The stable place of a clone's sources: links that refresh swaps.

@@ -50,9 +50,6 @@ pub fn begin(engine: &MariadbEngine, seat: &Seat, source: &Source) -> Result<Opt
     let first = dump_dir(seat);
     seat::private_dir(&first, account.as_ref())?;
     seat::private_dir(&seat.data, account.as_ref())?;
-    // Whoever owns production's files goes through here to what is his; what holds rows in here is private by itself.
-    let passed = Dir::open(&seat.log).and_then(|log| log.set_mode(0o711));
-    passed.map_err(io("opening the way to the first copy's address"))?;
     let address = first.join("production.cnf");
     seat::write(&address, &options(&Mariadb::PROGRAMS, &source.url), account.as_ref())?;
     seat::write(&first.join("files"), "", account.as_ref())?;

@@ -2,6 +2,7 @@
 //! dump is loaded into it. A flavor may know a copy of files instead.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -41,10 +42,11 @@ pub fn plan(program: &Path, args: Vec<String>, seat: &Seat) -> UnitPlan {
 /// The first program: of files where they can be reached, else a dump.
 pub fn begin<F: Flavor>(engine: &FamilyEngine<F>, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {
     engine.sessions.drop(&seat.run);
-    for dir in [&seat.data, &seat.run, &seat.log] {
+    for dir in [&seat.data, &seat.run] {
         seat::private_dir(dir, seat.account.as_ref())?;
     }
     seat::empty(&seat.data)?;
+    fs::create_dir_all(&seat.log).map_err(io("making a log"))?;
     durable::remove_tree_if_there(&dump_dir(seat)).map_err(io("removing an older first copy"))?;
     if !super::lock(&engine.dumped).remove(&seat.log)
         && let Some(plan) = F::copy_files(engine, seat, source)?

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pando_catalog::{AppRecord, AppSource, Durability};
-use pando_engine::{Instead, Link as Following, Preflight, Source, private_dir};
+use pando_engine::{Instead, Link as Following, Preflight, Source};
 use pando_model::{
     AppId, AppState, EngineKind, HookPoint, LinkRequest, Name, OwnerId, Problem, SourceUrl, UnitId, VolumeId,
 };
@@ -393,7 +393,8 @@ fn copy_one(run: &Run, name: &Name, held: &Held) -> Done<()> {
 /// Turns the copies into a mirror.
 pub fn settle(owner: &Owner) -> Done<()> {
     for held in owner.sources.values() {
-        private_dir(&held.seat.log, held.seat.account.as_ref())?;
+        std::fs::create_dir_all(&held.seat.log)
+            .map_err(|error| Fault::Problem(crate::fault::io("making a log", error)))?;
         held.engine.settle(&held.seat, &held.source)?;
     }
     Ok(())
