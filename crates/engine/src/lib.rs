@@ -341,6 +341,11 @@ pub trait Engine: Send + Sync {
 
     /// Looks at production: reachable, allowed, and of a version that can be served here?
     fn preflight(&self, url: &SourceUrl) -> Result<Preflight, EngineError>;
+    /// Asks production again for what the mirror and its clones know of it. What was learned, and is noted in the mirror's tree,
+    /// where it is something else than before: then its units have to be started anew.
+    fn relearn(&self, _seat: &Seat, _source: &Source) -> Result<Option<Preflight>, EngineError> {
+        Ok(None)
+    }
     /// Empties `seat.data`, makes it ready, and says what makes the first copy.
     fn ingest(&self, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError>;
     /// What the first copy needs after so many of its programs were run to their end; `None`: it is whole.

@@ -345,3 +345,65 @@ fn a_changed_password_of_production_is_told_and_the_new_one_is_taken() {
     assert_eq!(stand.json(&["timeline", "shop"])["ranges"].as_array().unwrap().len(), 1, "nothing was lost");
     stand.end(&[]);
 }
+
+/// What production is set to after it was linked is in clones once its file is applied again, from that moment on; the slot
+/// that it did not allow before is made.
+#[test]
+fn what_production_has_changed_of_itself_is_learned_by_apply() {
+    let Some(mut stand) = Stand::of(with(&["max_slot_wal_keep_size = -1", "TimeZone = 'UTC'"])) else { return };
+    table(&stand.production);
+    let linked = stand.link(&["--snapshot-every", "1h"]);
+    assert!(linked.to_string().contains("does not bound replication slots"), "{linked}");
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE active";
+    assert_eq!(stand.production.psql(slots), "0");
+    let mut oracle = Oracle::default();
+    let before = some(&mut oracle, &stand.production);
+    caught_up(&stand, &oracle, "before");
+    for set in ["max_slot_wal_keep_size = '1GB'", "TimeZone = 'Asia/Tokyo'"] {
+        stand.production.psql(&format!("ALTER SYSTEM SET {set}"));
+    }
+    stand.production.psql("SELECT pg_reload_conf()");
+
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("shop.toml");
+    let url = stand.production.url("postgres");
+    let apply = |stand: &Stand, every: u32| {
+        let source = format!("[[sources]]\nname = \"db\"\nurl = \"{url}\"\n");
+        std::fs::write(&file, format!("app = \"shop\"\n{source}[policy]\nsnapshot_every_seconds = {every}\n")).unwrap();
+        stand.json(&["apply", &file.display().to_string()]);
+    };
+    let mirror = |stand: &Stand| {
+        let path = stand.json(&["show", "shop"])["sources"]["db"]["path"].as_str().unwrap().to_owned();
+        let pid = std::fs::read_to_string(format!("{path}/postmaster.pid")).unwrap();
+        pid.lines().next().unwrap().to_owned()
+    };
+    apply(&stand, 3600);
+    let shown = stand.json(&["show", "shop"]);
+    assert_eq!(shown["state"], "following");
+    assert!(!shown.to_string().contains("does not bound replication slots"), "{shown}");
+    assert!(wait_until(Duration::from_secs(20), || stand.production.psql(slots) == "1"), "{}", stand.daemon.log());
+    let after = some(&mut oracle, &stand.production);
+    caught_up(&stand, &oracle, "after");
+    for (moment, name, zone) in [(before, "then", "UTC"), (after, "now", "Asia/Tokyo")] {
+        let copy = stand.copy(&format!("shop@{moment}"), name);
+        oracle.check(moment, &copy.sql(ROWS));
+        assert_eq!(copy.sql("SHOW TimeZone"), zone, "{name}");
+    }
+    // Nothing new: the mirror is left alone; and where production cannot be asked, the app is changed all the same.
+    let server = mirror(&stand);
+    apply(&stand, 3600);
+    stand.production.stop();
+    apply(&stand, 1800);
+    assert_eq!(mirror(&stand), server);
+    assert_eq!(stand.json(&["show", "shop"])["policy"]["snapshot_every_seconds"], 1800);
+    stand.production.resume();
+    caught_up(&stand, &oracle, "later");
+    assert_eq!(stand.json(&["timeline", "shop"])["ranges"].as_array().unwrap().len(), 1);
+    for name in ["then", "now"] {
+        stand.json(&["rm", name]);
+    }
+    stand.json(&["unlink", "shop"]);
+    // The slot, too, goes from production.
+    stand.nothing_left();
+    stand.end(&[]);
+}

@@ -271,7 +271,7 @@ fn advice(facts: &Facts) -> Vec<Finding> {
                    safe, but a long outage of Pando makes a gap in the timeline"
                 .to_owned(),
             fix: Some(
-                "ALTER SYSTEM SET max_slot_wal_keep_size = '4GB'; SELECT pg_reload_conf(); -- then link again"
+                "ALTER SYSTEM SET max_slot_wal_keep_size = '4GB'; SELECT pg_reload_conf(); -- then pando apply the app's file"
                     .to_owned(),
             ),
             fatal: false,

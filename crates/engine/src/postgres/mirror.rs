@@ -39,7 +39,7 @@ pub fn literal(text: &str) -> String {
 }
 
 /// Makes the slot on production, if there is to be one.
-fn ensure_slot(
+pub fn ensure_slot(
     engine: &PostgresEngine,
     installation: &Installation,
     facts: &Facts,

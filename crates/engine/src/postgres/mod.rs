@@ -4,7 +4,7 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `install.rs` | which majors this machine has |
-//! | `production.rs`, `facts.rs` | talking to production, and what preflight learns |
+//! | `production.rs`, `facts.rs`, `relearn.rs` | talking to production, and what preflight learns, at once and later |
 //! | `mirror.rs`, `mark.rs` | first copy, standby, receiver, how far we are; what a snapshot is worth |
 //! | `wal/` | the log: records, index from time to position, segments for a replay |
 //! | `tree.rs`, `settings.rs`, `control.rs` | a tree's files |
@@ -25,6 +25,7 @@ mod libraries;
 mod mark;
 mod mirror;
 mod production;
+mod relearn;
 mod scrub;
 mod session;
 mod settings;
@@ -204,6 +205,10 @@ impl Engine for PostgresEngine {
             preflight.notes.extend(libraries::notes(&facts, installation));
         }
         Ok(preflight)
+    }
+
+    fn relearn(&self, seat: &Seat, source: &Source) -> Result<Option<Preflight>, EngineError> {
+        relearn::relearn(self, seat, source)
     }
 
     fn ingest(&self, seat: &Seat, source: &Source) -> Result<UnitPlan, EngineError> {

@@ -1,6 +1,6 @@
 //! `apply`: makes an app what a file says it is. An app that is not there is linked; of one that is there policy,
 //! settings, excludes, images, edits, hooks and production's passwords are changed, and what cannot be changed is refused.
-//! Applied again, nothing changes.
+//! Applied again, nothing changes. What was learned of production when it was linked is learned anew.
 //!
 //! # Crash consistency
 //! The record holds all of it and is replaced at once, field by field beside what the heartbeat keeps there. Undo puts
@@ -16,10 +16,11 @@ use pando_model::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::snapshot::Snapshot;
 use super::{link, provision};
-use crate::fault::{Done, Fault, failed, refused, usage};
+use crate::fault::{Done, Fault, IntoProblem, failed, refused, usage};
 use crate::hooks::{self, Stitches};
-use crate::journal::{Run, Step, Verb};
+use crate::journal::{Run, Step, Verb, run_now};
 use crate::owner::{Owner, production};
 use crate::units;
 use crate::world::World;
@@ -200,13 +201,55 @@ impl Apply {
         Owner::load(&run.world, &OwnerId::App(self.app.id.clone()))
     }
 
-    /// With another password the mirror connects anew; that it does shows that the password is right.
+    /// With another password the mirror connects anew; that it does shows that the password is right. So it does where
+    /// production is set otherwise than before: what it was is in the snapshots until then, what it is in the next.
     fn follow(&mut self, run: &Run) -> Done<()> {
+        let learned = self.relearn(run)?;
+        self.log_in |= learned;
         self.stop(run)?;
-        match self.owner(run)?.filter(|_| self.log_in) {
-            Some(owner) => link::start_following(run, &owner),
-            None => Ok(()),
+        let Some(owner) = self.owner(run)?.filter(|_| self.log_in) else { return Ok(()) };
+        link::start_following(run, &owner)?;
+        match learned.then(|| run_now(&run.world, Snapshot::new(&run.world, &owner))) {
+            Some(Err(Fault::Crash)) => return Err(Fault::Crash),
+            // The next one of its schedule will do.
+            Some(Err(Fault::Problem(problem))) => {
+                tracing::info!(app = owner.name.as_str(), %problem, "no snapshot yet")
+            }
+            _ => {}
         }
+        Ok(())
+    }
+
+    /// Asks productions for what was learned when they were linked; answers whether anything is another. One that cannot be
+    /// reached keeps nobody from changing an app.
+    fn relearn(&self, run: &Run) -> Done<bool> {
+        let Some(owner) = self.owner(run)? else { return Ok(false) };
+        if !matches!(owner.app.state, AppState::Following | AppState::Disconnected) {
+            return Ok(false);
+        }
+        let mut learned = false;
+        for (name, held) in &owner.sources {
+            let found = match held.engine.relearn(&held.seat, &held.source) {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                Err(error) => {
+                    let why = error.into_problem();
+                    tracing::info!(app = self.app.name.as_str(), "nothing new is known of production of {name}: {why}");
+                    continue;
+                }
+            };
+            let sealed = link::seal(&run.world, &Source { facts: found.facts.clone(), ..held.source.clone() })?;
+            let notes = link::notes(&found);
+            run.world.catalog.change(Durability::Synced, |change| {
+                let Some(mut app) = change.get::<AppRecord>(self.app.id.as_str())? else { return Ok(()) };
+                if let Some(stored) = app.sources.get_mut(name) {
+                    (stored.sealed, stored.version, stored.notes) = (sealed, found.version, notes);
+                }
+                change.put(&app)
+            })?;
+            learned = true;
+        }
+        Ok(learned)
     }
 
     /// The heartbeat starts the mirror again.

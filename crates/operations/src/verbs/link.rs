@@ -254,16 +254,13 @@ pub fn examine(world: &World, app: &mut AppRecord, owner: &Owner, refusal: &str)
             problem
         })?;
         bytes += found.bytes.unwrap_or(0);
-        let mut notes = found.notes;
+        let notes = notes(&found);
         for finding in found.findings {
             if finding.fatal {
                 wrong.push(format!("{name}: {}", finding.what));
                 fixes.extend(finding.fix);
             } else {
-                let fix = finding.fix.map(|fix| format!(" ({fix})")).unwrap_or_default();
-                let text = format!("{}{fix}", finding.what);
-                world.event("preflight", Some(&app.name), &format!("{name}: {text}"));
-                notes.push(text);
+                world.event("preflight", Some(&app.name), &format!("{name}: {}", advice(&finding)));
             }
         }
         if let Some(stored) = app.sources.get_mut(name) {
@@ -281,6 +278,16 @@ pub fn examine(world: &World, app: &mut AppRecord, owner: &Owner, refusal: &str)
     let mut problem = failed(format!("{} {refusal}", app.name));
     problem.causes = wrong;
     Err(if fixes.is_empty() { problem } else { problem.hint(fixes.join("\n        ")) }.into())
+}
+
+/// What is shown of a source that can be linked: what its engine says of it, and what could be better.
+pub fn notes(found: &Preflight) -> Vec<String> {
+    let better = found.findings.iter().filter(|finding| !finding.fatal).map(advice);
+    found.notes.iter().cloned().chain(better).collect()
+}
+
+fn advice(finding: &pando_engine::Finding) -> String {
+    finding.what.clone() + &finding.fix.as_ref().map(|fix| format!(" ({fix})")).unwrap_or_default()
 }
 
 /// A copy of Pando's home would have its key, its token and every secret in it; what lies in the pool is some source's
