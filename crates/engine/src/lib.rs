@@ -449,6 +449,10 @@ pub trait Engine: Send + Sync {
     fn slim(&self, seat: &Seat, source: &Source) -> Result<(), EngineError>;
     /// Whether a user may set these server settings on clones.
     fn check_settings(&self, set: &SettingChange) -> Result<(), EngineError>;
+    /// Refuses a stopped tree that keeps in its files what was cut off it, and so may not leave this machine.
+    fn may_leave(&self, _seat: &Seat) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// Whether an image is made of a prepared tree only: what was cut off goes out of the files when a server is stopped
     /// that nobody was let into.
     fn prepares_images(&self) -> bool {

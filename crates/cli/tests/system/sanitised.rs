@@ -321,10 +321,17 @@ fn t16_no_archive_holds_what_production_has_dropped() {
     assert!(secrets.iter().all(|secret| secret.starts_with("SCRAM-SHA-256")), "{secrets:?}");
     secrets.extend(["a-server", "before", "then", "now"].map(|of| format!("secret-of-{of}")));
 
+    let left = archived_secrets(&stand, &["shop@now", "shop@latest"], &secrets);
+    assert!(left.is_empty(), "{left:#?}");
+    stand.end(&[]);
+}
+
+/// Those of the secrets that the bytes of an archive hold, for each moment.
+fn archived_secrets(stand: &Stand, moments: &[&str], secrets: &[String]) -> Vec<String> {
     let dir = tempfile::TempDir::new().unwrap();
+    let to = dir.path().join("shop.tar");
     let mut left = Vec::new();
-    for moment in ["shop@now", "shop@latest"] {
-        let to = dir.path().join("shop.tar");
+    for moment in moments {
         stand.json(&["export", moment, "--output", to.to_str().unwrap()]);
         let archived = fs::read(&to).unwrap();
         assert!(archived.len() > 1 << 20);
@@ -332,6 +339,25 @@ fn t16_no_archive_holds_what_production_has_dropped() {
         left.extend(secrets.iter().filter(held).map(|secret| format!("{moment}: {secret}")));
         fs::remove_file(&to).unwrap();
     }
-    assert!(left.is_empty(), "{left:#?}");
-    stand.end(&[]);
+    left
+}
+
+/// It keeps the rows that were cut off in the files, whatever is written anew.
+#[test]
+fn t16_what_holds_a_prepared_transaction_does_not_leave() {
+    let Some(stand) = Stand::of(with(&["max_prepared_transactions = 5"])) else { return };
+    let production = &stand.production;
+    production.psql("CREATE TABLE paid (n int); CREATE ROLE app LOGIN PASSWORD 'one'");
+    let secret = production.psql("SELECT rolpassword FROM pg_authid WHERE rolname = 'app'");
+    stand.link(&["--snapshot-every", "1h"]);
+    production.psql("BEGIN; INSERT INTO paid VALUES (1); PREPARE TRANSACTION 'order-1'");
+    let dir = tempfile::TempDir::new().unwrap();
+    let to = dir.path().join("shop.tar");
+    let told = stand.fails(4, &["export", "shop@now", "--output", to.to_str().unwrap()]);
+    assert!(told.contains("pg_prepared_xacts"), "{told}");
+    let copy = stand.copy("shop@now", "copy");
+    copy.sql("ROLLBACK PREPARED 'order-1'");
+    assert_eq!(archived_secrets(&stand, &["copy@now", "shop@latest"], &[secret]), Vec::<String>::new());
+    stand.json(&["rm", "copy"]);
+    stand.end(&["pg_prepared_xacts"]);
 }

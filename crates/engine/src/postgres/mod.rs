@@ -470,6 +470,10 @@ impl Engine for PostgresEngine {
         tree::write(&seat.data.join(PREPARED), "", seat.account.as_ref())
     }
 
+    fn may_leave(&self, seat: &Seat) -> Result<(), EngineError> {
+        tree::refuse_prepared(&seat.data)
+    }
+
     fn check_settings(&self, set: &SettingChange) -> Result<(), EngineError> {
         set.iter().try_for_each(|(name, value)| settings::check(name, value))
     }
@@ -509,6 +513,7 @@ impl Engine for PostgresEngine {
     fn bake(&self, seat: &Seat, source: &Source, stage: &Stage, moment: Timestamp) -> Result<(), EngineError> {
         self.hand_over(seat, source, stage)?;
         self.slim(seat, source)?;
+        self.may_leave(seat)?;
         let (_, installation) = self.installation(seat, source)?;
         let control = control::read(installation, seat.account.as_ref(), &seat.data)?;
         if !still::settle(&seat.data, &control, moment)? {

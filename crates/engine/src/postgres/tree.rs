@@ -124,6 +124,20 @@ pub fn recognise(data: &Path, major: u32) -> Result<(), EngineError> {
     }
 }
 
+/// Refuses a stopped tree in which a transaction is prepared: whatever was changed after that one began is kept as it was, in
+/// catalogs that are written anew, too, for it might still want to see it.
+pub fn refuse_prepared(data: &Path) -> Result<(), EngineError> {
+    let mut prepared = fs::read_dir(data.join("pg_twophase")).map_err(failed("looking for prepared transactions"))?;
+    match prepared.next() {
+        None => Ok(()),
+        Some(_) => Err(EngineError::Invalid(
+            "a transaction is prepared at that moment, and keeps passwords of production in the files: take another moment, or \
+             a clone of this one in which it was ended (SELECT * FROM pg_prepared_xacts; then ROLLBACK PREPARED)"
+                .to_owned(),
+        )),
+    }
+}
+
 /// A cleanly stopped tree needs only the segment with its last checkpoint, and of that nothing behind the
 /// checkpoint's record: drops the others, and gives the rest of this one back.
 pub fn slim(data: &Path, needed: &str, checkpoint_offset: u64) -> Result<(), EngineError> {

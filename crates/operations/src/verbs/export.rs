@@ -141,6 +141,7 @@ impl Export {
         let owner = work.there(run)?;
         let mut counted = Counted::default();
         for held in owner.sources.values() {
+            held.engine.may_leave(&held.seat)?;
             pando_image::count(&held.seat.data, &mut counted)?;
         }
         let manifest = manifest(run, &name, &owner, work.plan(), counted)?;
