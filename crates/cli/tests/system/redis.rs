@@ -584,26 +584,3 @@ fn r09_what_the_timeline_shows_survives_a_kill_of_the_mirror_and_its_daemon() {
     assert_eq!(cache.copy("cache@now", "now", &[]).run(&["GET", "count"]), oracle.0.last().unwrap().1.to_string());
     cache.end(&["the heartbeat"]);
 }
-
-#[test]
-fn what_is_wrong_with_an_address_is_said_with_what_helps() {
-    let Some(stand) = Cache::new(&[]) else { return };
-    let good = stand.production.url(0);
-    for (url, signs) in [
-        (good.replace("prod-secret", "wrong-one"), ["WRONGPASS", "check the user and password in the URL"]),
-        (good.replace(":prod-secret@", ""), ["NOAUTH", "put the password into the URL"]),
-        (good.replace("127.0.0.1", "nowhere.invalid"), ["failed to lookup", "check the host's name in the URL"]),
-    ] {
-        let args = ["link", "cache", &url];
-        let said = said(&stand.daemon.pando(&args), 1, &args);
-        for sign in signs.iter().chain(&["hint: "]) {
-            assert!(said.contains(sign), "{sign}: {said}");
-        }
-        assert!(said.lines().count() <= 4 && !said.contains("wrong-one") && !said.contains("prod-secret"), "{said}");
-    }
-    // One that has none is given none.
-    stand.production.run(&["CONFIG", "SET", "requirepass", ""]);
-    let args = ["link", "cache", &good];
-    let said = said(&stand.daemon.pando(&args), 1, &args);
-    assert!(said.contains("leave it out of the URL") && !said.contains("prod-secret"), "{said}");
-}

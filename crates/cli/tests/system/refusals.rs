@@ -1,11 +1,12 @@
 //! What cannot be done is said in one line with what helps, and leaves nothing behind.
 
 use std::fs;
+use std::path::Path;
 
-use pando_testkit::{ProductionOptions, free_port, tools};
+use pando_testkit::{Daemon, ProductionOptions, RedisProduction, free_port, tools};
 
 use crate::proxy::Proxy;
-use crate::stand::{Stand, production, sql_at, with};
+use crate::stand::{PANDO, Stand, production, said, sql_at, with};
 
 #[test]
 fn a_link_that_cannot_be_says_why_and_leaves_nothing() {
@@ -152,4 +153,30 @@ fn a_full_pool_makes_nothing_new_and_lets_running_clones_go_on() {
     assert!(there, "{}\n{}\n{}", stand.json(&["du"]), stand.json(&["timeline", "shop"]), stand.daemon.log());
     stand.wait_state("following", 30);
     stand.end(&[]);
+}
+
+#[test]
+fn what_is_wrong_with_an_address_of_redis_is_said_with_what_helps() {
+    let can = tools::require_root() && tools::require("redis-server") && tools::require("mkfs.btrfs");
+    let Some((daemon, production)) = can.then(|| (Daemon::start(Path::new(PANDO)), RedisProduction::start(&[]))) else {
+        return;
+    };
+    let good = production.url(0);
+    for (url, signs) in [
+        (good.replace("prod-secret", "wrong-one"), ["WRONGPASS", "check the user and password in the URL"]),
+        (good.replace(":prod-secret@", ""), ["NOAUTH", "put the password into the URL"]),
+        (good.replace("127.0.0.1", "nowhere.invalid"), ["failed to lookup", "check the host's name in the URL"]),
+    ] {
+        let args = ["link", "cache", &url];
+        let said = said(&daemon.pando(&args), 1, &args);
+        for sign in signs.iter().chain(&["hint: "]) {
+            assert!(said.contains(sign), "{sign}: {said}");
+        }
+        assert!(said.lines().count() <= 4 && !said.contains("wrong-one") && !said.contains("prod-secret"), "{said}");
+    }
+    // One that has none is given none.
+    production.run(&["CONFIG", "SET", "requirepass", ""]);
+    let args = ["link", "cache", &good];
+    let said = said(&daemon.pando(&args), 1, &args);
+    assert!(said.contains("leave it out of the URL") && !said.contains("prod-secret"), "{said}");
 }
