@@ -1,7 +1,7 @@
-//! Who passes into logs, and into what is in the pool. Mirrors and snapshots hold files as production has them, with the numbers of their
-//! owners there: whoever has one of these numbers on this machine would read them, and change them behind production's
-//! back. So only root passes, and the account of the servers; without root only the daemon's own user. The volumes of
-//! clones are entered by whoever works with them.
+//! Who passes into logs, and into what is in the pool. Mirrors and snapshots hold files as production has them, with the
+//! numbers of their owners there: whoever has one of these numbers on this machine would read them, and change them behind
+//! production's back. So only root passes, and the account of the servers; without root only the daemon's own user. The
+//! volumes of clones are entered by whoever works with them.
 //!
 //! # Crash consistency
 //! A crash of the machine may take a mode that was just set: [`at_start`] sets all of them again, those of homes from before
