@@ -133,8 +133,8 @@ fn common<F: Flavor>(facts: &Facts, place: &Place<'_>) -> Options {
     options
 }
 
-/// The mirror's while its first copy is made, without a zone by its name: a replica that only Pando talks to. It may lose its last second when the machine dies: what it
-/// has applied is known to InnoDB itself, the rest comes again.
+/// The mirror's while its first copy is made, without a zone by its name: a replica that only Pando talks to. It may
+/// lose its last second when the machine dies: what it has applied is known to InnoDB itself, the rest comes again.
 pub fn mirror<F: Flavor>(facts: &Facts, place: &Place<'_>, live: &Path) -> Options {
     let mut options = common::<F>(facts, place);
     options

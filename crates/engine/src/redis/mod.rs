@@ -16,7 +16,8 @@
 //! # What is promised
 //! A moment is told by this machine's clock. While the daemon runs, a clone shows production as it was at most
 //! a third of a second before the moment asked for; where it looks late, on a busy machine or because it was away, the
-//! seconds that the file itself notes bound it to 1.3 s. What production acknowledged and had not yet sent when it died is in no replica, and not here.
+//! seconds that the file itself notes bound it to 1.3 s. What production acknowledged and had not yet sent when
+//! it died is in no replica, and not here.
 
 #[cfg(test)]
 mod any_text;

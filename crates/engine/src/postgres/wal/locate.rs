@@ -6,9 +6,10 @@
 //! too (T-1, T-5).
 //!
 //! Time: the first candidate commit or abort later than T ends the search, whatever follows it (T-4,
-//! `recoveryStopsBefore`); the answer is the last commit or abort before it, or the first candidate when
-//! there is none. A PREPARE counts as a commit does: it is acknowledged, and a clone has it in `pg_prepared_xacts`. The index says in which segment either lies; at most two are decoded, with the beginning
-//! of the next one when their last record goes on there.
+//! `recoveryStopsBefore`); the answer is the last commit or abort before it, or the first candidate when there is
+//! none. A PREPARE counts as a commit does: it is acknowledged, and a clone has it in `pg_prepared_xacts`. The index
+//! says in which segment either lies; at most two are decoded, with the beginning of the next one when their last
+//! record goes on there.
 
 use std::ops::ControlFlow;
 

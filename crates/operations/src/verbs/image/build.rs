@@ -16,9 +16,9 @@
 //! What `renew` does is little for most: only where files keep what was cut off is a tree prepared first, or made anew.
 //!
 //! # Crash consistency
-//! The work volumes, the clone that is masked, and the directory of what is in the making have their names from birth, and undo takes them away. A
-//! record of an image is written before its blobs come in (see `images.rs`), and goes when this is undone; the name
-//! gets back what it stood for, here and in the engine.
+//! The work volumes, the clone that is masked, and the directory of what is in the making have their names from
+//! birth, and undo takes them away. A record of an image is written before its blobs come in (see `images.rs`), and
+//! goes when this is undone; the name gets back what it stood for, here and in the engine.
 
 use pando_catalog::{ImageName, ImageRecord, Sealed};
 use pando_host::secret::Secret;
