@@ -16,8 +16,8 @@ use super::facts::{Facts, finding};
 use super::wire::{ClientError, Session};
 use crate::{EngineError, Finding};
 
-/// The moments that a TIMESTAMP can be, up to the end of 2037.
-const MOMENTS: Range<i64> = 0..2_145_916_800;
+/// The moments that a TIMESTAMP can be, up to the end of 2037. At zero it is none, and MariaDB shows none since 11.7.
+const MOMENTS: Range<i64> = 1..2_145_916_800;
 /// So far apart are those of the first look.
 const APART: usize = 10 * 86_400;
 /// So many at once, as one argument of a client.
