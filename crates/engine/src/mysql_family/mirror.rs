@@ -206,7 +206,12 @@ pub fn pulse<F: Flavor>(
             return Ok(away(log.advance(None)?, format!("the mirror's server does not answer: {}", reason(&error))));
         }
     };
-    let fresh = F::is_fresh(&status) && !engine.sessions.is_held(&seat.run);
+    let fresh = F::is_fresh(&status);
+    // Before it is told to follow, what its threads say is of no account: its applier may not even find its log, of which a
+    // crash of the machine has taken the end.
+    if fresh && engine.sessions.is_held(&seat.run) {
+        return Ok(away(log.advance(None)?, "the mirror's server was just started".to_owned()));
+    }
     let epoch = log.current_epoch().unwrap_or(0);
     let mut changed = false;
     if fresh || refill::is_done(&log, epoch)? {
