@@ -153,11 +153,13 @@ impl<F: Flavor> Seen<F> {
             return Ok(Some(format!("{RESET} (its files begin anew)")));
         }
         let due = last.is_none_or(|last| last.file != now.file);
+        // The heartbeat looks, and whoever wants a clone of now: one at a time writes.
+        let mut all = lock(&self.last);
         if due || engine.may_look(&format!("seen {}", seat.log.display()), WRITES) {
             let text = serde_json::to_vec(&Noted { epoch, at: now.clone() }).unwrap_or_default();
             durable::write_atomic(&file(&seat.log), &text, 0o600).map_err(io("noting what was seen of production"))?;
         }
-        lock(&self.last).insert(seat.log.clone(), Noted { epoch, at: now });
+        all.insert(seat.log.clone(), Noted { epoch, at: now });
         Ok(None)
     }
 
