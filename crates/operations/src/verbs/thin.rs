@@ -1,5 +1,6 @@
 //! `thin`: what the policy does not keep goes: snapshots, prepared trees, former states, log; and snapshots that were
-//! never prepared, once their log is gone. Started by the heartbeat. Never touches what a bookmark pins or what something is being made of.
+//! never prepared, once their log is gone. Started by the heartbeat. Never touches what a bookmark pins or what
+//! something is being made of.
 //!
 //! # Crash consistency
 //! Records go first, in one commit; undo puts them back, because the operation remembers them. Trees are
